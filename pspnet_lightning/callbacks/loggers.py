@@ -1,0 +1,81 @@
+"""Where figures and pictures go: CSV, TensorBoard, Weights & Biases; one function each, one `log_image` for all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+
+
+def csv_logger(save_dir: str) -> Logger:
+    """``<save_dir>/metrics.csv``. An earlier file there is kept under a number: Lightning would delete it."""
+    existing = Path(save_dir) / "metrics.csv"
+    if existing.is_file() and int(os.environ.get("LOCAL_RANK", "0")) == 0:
+        number = 1
+        while (kept := existing.with_name(f"metrics.{number}.csv")).exists():
+            number += 1
+        existing.rename(kept)
+    return CSVLogger(save_dir, name="", version="")
+
+
+def tensorboard_logger(save_dir: str) -> Logger:
+    """Event files in ``<save_dir>/tensorboard``. Raises ValueError with the remedy where TensorBoard is not installed."""
+    try:
+        import tensorboard  # noqa: F401
+    except ImportError as error:
+        raise ValueError("logger=tensorboard needs TensorBoard: pip install 'pspnet-lightning[tensorboard]'") from error
+    return TensorBoardLogger(save_dir, name="", version="tensorboard", default_hp_metric=False)
+
+
+def wandb_logger(
+    save_dir: str,
+    project: str = "pspnet-lightning",
+    name: str | None = None,
+    group: str | None = None,
+    job_type: str = "train",
+    tags: list[str] | None = None,
+    notes: str | None = None,
+    offline: bool | None = None,
+    log_model: bool = False,
+) -> Logger:
+    """A W&B run in ``save_dir``; offline unless there is a login (or ``offline`` says otherwise), never a prompt.
+
+    ``wandb sync <save_dir>/wandb/offline-run-*`` sends an offline run later.
+    """
+    import wandb
+
+    if offline is None:
+        offline = os.environ.get("WANDB_MODE", "") in ("", "offline") and (
+            os.environ.get("WANDB_MODE") == "offline" or not wandb.api.api_key
+        )
+    return WandbLogger(
+        project=project,
+        name=name,
+        save_dir=save_dir,
+        group=group,
+        job_type=job_type,
+        tags=tags or None,
+        notes=notes,
+        offline=offline,
+        log_model=log_model and not offline,
+    )
+
+
+def log_image(trainer: L.Trainer, key: str, image: np.ndarray, step: int) -> None:
+    """Sends one uint8 (H, W, 3) picture to every logger that shows pictures."""
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            logger.log_image(key, [image], step=step)
+        elif isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_image(key, image, step, dataformats="HWC")
+
+
+def log_config(trainer: L.Trainer, config: dict[str, Any]) -> None:
+    """Sends the resolved config to every logger."""
+    for logger in trainer.loggers:
+        if not isinstance(logger, CSVLogger):  # the run folder holds config.yaml
+            logger.log_hyperparams(config)

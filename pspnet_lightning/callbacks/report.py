@@ -1,0 +1,82 @@
+"""What a run leaves behind: results.json, curves, the confusion matrix and the table of classes on the screen."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+
+from pspnet_lightning.data import DataSpec
+from pspnet_lightning.metrics import all_conventions, scores
+from pspnet_lightning.visualize import class_table, confusion_figure, plot_curves
+
+
+class RunReport(Callback):
+    """Writes ``curves.png`` after each epoch and, after ``trainer.validate`` or ``test``, the results.
+
+    ``results.json`` holds mIoU, mAcc, aAcc, per-class IoU and accuracy, the rule by which absent
+    classes are treated, and the same confusion matrix under the other code bases' rules.
+    """
+
+    def __init__(self, dirpath: str) -> None:
+        self.folder = Path(dirpath)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._curves(trainer)
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._curves(trainer)
+
+    def _curves(self, trainer: L.Trainer) -> None:
+        metrics = self.folder / "metrics.csv"
+        if trainer.is_global_zero and metrics.is_file():
+            with metrics.open(newline="") as file:
+                rows: list[dict[str, Any]] = list(csv.DictReader(file))
+            plot_curves(rows, self.folder / "curves.png")
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.state.fn == "validate":
+            self._results(trainer, pl_module, "val")
+
+    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._results(trainer, pl_module, "test")
+
+    def _results(self, trainer: L.Trainer, pl_module: Any, split: str) -> None:
+        confusion = pl_module.confusion.compute().cpu()
+        if not trainer.is_global_zero:
+            return
+        spec = DataSpec.from_dict(pl_module.description["spec"])
+        result = scores(confusion)
+        content = {
+            "split": split,
+            "data": spec.name,
+            **result.to_dict(),
+            "classes": list(spec.classes),
+            "conventions": all_conventions(confusion),
+            "confusion": confusion.tolist(),
+        }
+        write_json(content, self.folder / "results.json")
+        confusion_figure(confusion.numpy(), spec.classes, self.folder / "confusion.png")
+        from rich.console import Console
+
+        Console().print(class_table(result, spec.classes))
+
+
+def write_json(content: Any, path: Path) -> None:
+    """Strict JSON (not-a-number becomes null), written beside the target and renamed."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(json.dumps(_finite(content), indent=2, allow_nan=False) + "\n")
+    os.replace(part, path)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and value != value else value

@@ -1,0 +1,100 @@
+"""Checkpoints: written atomically, loaded without executing anything, and enough to rebuild a module."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from pspnet_lightning.config import build_module
+from pspnet_lightning.data import DataSpec
+from pspnet_lightning.module import SegmentationModule
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes beside the target, flushes to the disk, then renames: a reader sees the old file or the new one, whole."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, target)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """The file's content as plain types and tensors on the CPU.
+
+    Raises FileNotFoundError, and ValueError for a file that is torn, is no checkpoint of this
+    project, or holds pickled objects: those are refused, never executed (``weights_only=True``).
+    """
+    path = Path(path)
+    if not path.is_file():
+        found = sorted(str(file) for file in path.parent.glob("*.ckpt")) if path.parent.is_dir() else []
+        there = f"; in its folder: {', '.join(found)}" if found else ""
+        raise FileNotFoundError(f"checkpoint {str(path)!r} does not exist{there}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if zipfile.is_zipfile(path):
+            raise ValueError(
+                f"checkpoint {str(path)!r} holds pickled objects, which could run code when loaded; it is refused. "
+                f"Take a checkpoint that this project wrote, or export a plain state dict from the other one"
+            ) from error
+        raise ValueError(f"{str(path)!r} is not a checkpoint: the file is damaged or of another kind") from error
+    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"checkpoint {str(path)!r} cannot be read, it seems torn: {str(error).splitlines()[0]}"
+        ) from error
+    if not isinstance(content, dict) or "pspnet_lightning" not in content or "state_dict" not in content:
+        raise ValueError(
+            f"{str(path)!r} is not a checkpoint of pspnet-lightning: it has no 'pspnet_lightning' entry. For weights of "
+            f"another code base see pspnet_lightning.models.from_state_dict"
+        )
+    return content
+
+
+def load(path: str | Path) -> SegmentationModule:
+    """The module that a checkpoint file holds, in eval mode on the CPU: model and data spec come from the file alone."""
+    content = read_checkpoint(path)
+    description = content["pspnet_lightning"]
+    module = build_module(description["config"], spec_of(content), for_training=False)
+    load_weights(module, content["state_dict"], path)
+    return module.eval()
+
+
+def spec_of(content: dict[str, Any]) -> DataSpec:
+    """The data set's spec that a checkpoint was trained with."""
+    return DataSpec.from_dict(content["pspnet_lightning"]["spec"])
+
+
+def load_weights(module: SegmentationModule, state_dict: dict[str, torch.Tensor], path: str | Path) -> None:
+    """Loads strictly; raises one ValueError that lists every key that is missing, unknown or of another shape."""
+    own = module.state_dict()
+    problems = [f"missing: {key}" for key in own if key not in state_dict]
+    problems += [f"unknown: {key}" for key in state_dict if key not in own]
+    problems += [
+        f"shape of {key}: {tuple(value.shape)} in the file, {tuple(own[key].shape)} in the model"
+        for key, value in state_dict.items()
+        if key in own and own[key].shape != value.shape
+    ]
+    if problems:
+        shown = "\n  ".join(problems[:10]) + (f"\n  ... and {len(problems) - 10} more" if len(problems) > 10 else "")
+        raise ValueError(
+            f"checkpoint {str(path)!r} does not fit this model ({len(problems)} differences):\n  {shown}\n"
+            f"Use the model and data settings that it was trained with, or start without it"
+        )
+    module.load_state_dict(state_dict)

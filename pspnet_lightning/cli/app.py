@@ -1,0 +1,115 @@
+"""What every Hydra command shares: schemas, and errors a person can read instead of a stack trace."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import hydra
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from pspnet_lightning.config import CONFIG_DIR, nearest, register_schemas, top_level_keys
+
+# What a user can cause and mend. Anything else is a defect of ours and keeps its stack trace.
+USER_ERRORS = (
+    ValueError,
+    OSError,
+    MisconfigurationException,
+    HydraException,
+    OmegaConfBaseException,
+)
+
+
+def run(config_name: str, task: Callable[[DictConfig], Any]) -> None:
+    """Composes ``config_name`` from the command line and calls ``task``; exits with 1 and one message on an error.
+
+    With ``HYDRA_FULL_ERROR=1`` in the environment the stack trace is shown.
+    """
+    full = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
+    # Hydra would print errors its own way and exit: with this it raises, and the message is made here.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    register_schemas()
+    _quiet()
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=config_name)(task)()
+    except USER_ERRORS as error:
+        if full:
+            raise
+        _fail(_explain(error, config_name))
+    except KeyboardInterrupt:
+        _fail("interrupted", status=130)
+
+
+def _fail(message: str, status: int = 1) -> NoReturn:
+    sys.stdout.flush()
+    print(f"error: {message}", file=sys.stderr)
+    if status == 1:
+        print("(HYDRA_FULL_ERROR=1 shows the stack trace)", file=sys.stderr)
+    raise SystemExit(status)
+
+
+def _explain(error: BaseException, config_name: str) -> str:
+    text = str(error).strip()
+    if match := re.search(r"Could not override '([^']+)'", text):
+        key = match[1]
+        return f"{key}: there is no such key in the configuration; {nearest(key, _known_keys(config_name))}"
+    if match := re.search(r"Key '([^']+)' not in '(\w+Config)'", text):
+        return f"{match[1]}: there is no such key at the top of {config_name}.yaml; {nearest(match[1], top_level_keys(config_name))}"
+    if match := re.search(r"Missing mandatory value: (\S+)", text):
+        return f"{match[1]} is required: give {match[1]}=... on the command line"
+    if match := re.search(r"Could not find '([\w/]+)/([^/']+)'\s*Available options in '[^']+':\s*(.*)", text, re.DOTALL):
+        options = match[3].split()
+        return f"{match[1]}={match[2]}: there is no such option; {nearest(match[2], options)}"
+    if "Caught " in text and "Traceback" in text:
+        # From a loader's worker process: the message is a stack trace whose last lines are the error.
+        tail = re.split(r"\n(?:\w+\.)*\w*(?:Error|Exception): ", text)
+        return tail[-1].strip()
+    if isinstance(error, HydraException) and error.__cause__ is not None:
+        return _explain(error.__cause__, config_name) if isinstance(error.__cause__, USER_ERRORS) else f"{text}: {error.__cause__}"
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.strerror}: {error.filename}"
+    return text or type(error).__name__
+
+
+def _known_keys(config_name: str) -> list[str]:
+    """Every dotted key of the config with the group choices of this command line."""
+    choices = [word for word in sys.argv[1:] if re.fullmatch(r"[a-z]+=[\w/]+", word)]
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        try:
+            cfg = compose(config_name, overrides=choices)
+        except Exception:
+            cfg = compose(config_name)
+    return _dotted(OmegaConf.to_container(cfg, resolve=False))
+
+
+def _dotted(node: Any, prefix: str = "") -> list[str]:
+    if not isinstance(node, dict):
+        return []
+    keys = []
+    for key, value in node.items():
+        keys.append(f"{prefix}{key}")
+        keys += _dotted(value, f"{prefix}{key}.")
+    return keys
+
+
+def _quiet() -> None:
+    """Hushes what libraries warn about and this project has decided: the loaders' workers and checkpoint folders."""
+    for message in (
+        r".*does not have many workers.*",
+        r".*Checkpoint directory .* exists and is not empty.*",
+        r".*smaller than the logging interval.*",
+        r".*LeafSpec.*",
+        r".*isinstance\(treespec.*",
+        r".*Experiment logs directory .* exists.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)

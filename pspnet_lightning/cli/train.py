@@ -1,0 +1,131 @@
+"""`pspnet-train` and `python train.py`: composes an experiment and runs it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from pspnet_lightning.callbacks.loggers import log_config
+from pspnet_lightning.checkpoint import AtomicCheckpointIO, load_weights, read_checkpoint
+from pspnet_lightning.cli.app import run
+from pspnet_lightning.config import as_plain, build, build_data, build_module, check_keys
+
+
+def main() -> None:
+    """The console script."""
+    run("train", train)
+
+
+def train(cfg: DictConfig) -> float:
+    """Trains, validates the best checkpoint, and returns the objective that a sweep optimises.
+
+    Raises ValueError where the config, the data, the devices or the checkpoint to resume from do not
+    fit, before any time is spent on training.
+    """
+    folder = _run_folder()
+    L.seed_everything(cfg.seed, workers=False, verbose=False)
+    torch.set_float32_matmul_precision(cfg.float32_matmul_precision)
+    for name in ("model", "optimizer", "scheduler", "loss", "trainer"):
+        _check(cfg, name)
+    resume = _checkpoint_to_resume(cfg.ckpt_path, folder)
+
+    data = build_data(cfg)
+    module = build_module(cfg, data.spec, data=data)
+    if resume is not None:
+        # Lightning would load it as well, but say less about what does not fit.
+        load_weights(module, read_checkpoint(resume)["state_dict"], resume)
+    if cfg.compile:
+        module.model.compile()
+    callbacks = [build(node, f"callbacks.{name}") for name, node in cfg.callbacks.items() if node]
+    loggers = [build(node, f"logger.{name}") for name, node in cfg.logger.items() if node]
+    trainer: L.Trainer = build(
+        cfg.trainer,
+        "trainer",
+        callbacks=callbacks,
+        logger=loggers,
+        plugins=[AtomicCheckpointIO()],
+        default_root_dir=str(folder),
+        use_distributed_sampler=False,  # the data module's own samplers know the ranks
+    )
+    if trainer.is_global_zero:
+        OmegaConf.save(OmegaConf.create(as_plain(cfg)), folder / "config.yaml")
+        log_config(trainer, as_plain(cfg))
+        print(f"data {data.spec.name}, {data.spec.num_classes} classes; run folder {_shown(folder)}", flush=True)
+
+    trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+
+    best = _best_checkpoint(trainer)
+    if best is not None and trainer.state.finished:
+        trainer.validate(module, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
+        if trainer.is_global_zero:
+            print(f"best checkpoint: {_shown(best)}")
+            print(f"evaluate it:     pspnet-evaluate checkpoint={_shown(best)}", flush=True)
+    return _objective(trainer, cfg.objective)
+
+
+def _check(cfg: DictConfig, name: str) -> None:
+    node = dict(as_plain(cfg[name]))
+    # Keys that the wiring takes out before it builds.
+    for key in {"model": ("pretrained",), "loss": ("aux_weight",)}.get(name, ()):
+        node.pop(key, None)
+    check_keys(node, name)
+
+
+def _run_folder() -> Path:
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    if not os.access(folder, os.W_OK):
+        raise ValueError(f"the run folder {str(folder)!r} is not writable; give another with hydra.run.dir=...")
+    return folder
+
+
+def _checkpoint_to_resume(wanted: str | None, folder: Path) -> str | None:
+    """``last``: last.ckpt of this run's folder or else the newest one of the runs beside it."""
+    if wanted is None:
+        return None
+    if wanted != "last":
+        return wanted
+    own = folder / "checkpoints" / "last.ckpt"
+    if own.is_file():
+        return str(own)
+    runs = folder.parent.parent
+    found = sorted(runs.glob("*/*/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise ValueError(f"ckpt_path=last: there is no last.ckpt in {str(folder)!r} or in the runs below {str(runs)!r}")
+    print(f"resuming from {_shown(found[-1])}", flush=True)
+    return str(found[-1])
+
+
+def _best_checkpoint(trainer: L.Trainer) -> str | None:
+    for callback in trainer.checkpoint_callbacks:
+        path = getattr(callback, "best_model_path", "")
+        if getattr(callback, "monitor", None) and path and Path(path).is_file():
+            return str(path)
+    return None
+
+
+def _objective(trainer: L.Trainer, name: str) -> float:
+    value = trainer.callback_metrics.get(name)
+    if value is None:
+        if trainer.fast_dev_run or not trainer.state.finished:
+            return float("nan")
+        raise ValueError(f"objective={name!r} was not logged; logged are: {', '.join(sorted(trainer.callback_metrics))}")
+    return float(value)
+
+
+def _shown(path: str | Path) -> str:
+    """A path relative to where the user stands, if it lies below."""
+    try:
+        return str(Path(path).resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

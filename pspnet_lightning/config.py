@@ -1,0 +1,201 @@
+"""Configuration: where the YAML lies, the schema of each primary, and building objects from nodes with strict keys."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import hydra.utils
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from pspnet_lightning.data import DataSpec
+from pspnet_lightning.datamodule import SegmentationDataModule
+from pspnet_lightning.losses import class_weights_from_counts
+from pspnet_lightning.models import PSPNet, load_imagenet_weights
+from pspnet_lightning.module import SegmentationModule
+
+_INSTALLED = Path(__file__).parent / "conf"  # in a wheel
+_CHECKOUT = Path(__file__).parent.parent / "conf"  # in a checkout or an editable install
+CONFIG_DIR = _INSTALLED if _INSTALLED.is_dir() else _CHECKOUT
+
+# Keys of the `data` node that belong to the data module; all others go to the source behind `_target_`.
+LOADER_KEYS = ("batch_size", "val_batch_size", "num_workers", "check")
+# Keys of the `data` node that other nodes interpolate: a data set's own recipe.
+RECIPE_KEYS = ("crop_size", "epochs")
+
+
+@dataclass
+class TrainConfig:
+    """The top level of ``train.yaml``. A key that is not here is an error."""
+
+    data: dict[str, Any] = field(default_factory=dict)
+    model: dict[str, Any] = field(default_factory=dict)
+    augment: dict[str, Any] = field(default_factory=dict)
+    loss: dict[str, Any] = field(default_factory=dict)
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    scheduler: dict[str, Any] = field(default_factory=dict)
+    trainer: dict[str, Any] = field(default_factory=dict)
+    callbacks: dict[str, Any] = field(default_factory=dict)
+    logger: dict[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    tags: list[str] = field(default_factory=list)
+    ckpt_path: str | None = None
+    compile: bool = False
+    channels_last: bool = True
+    float32_matmul_precision: str = "highest"
+    objective: str = "val/miou"
+
+
+@dataclass
+class EvaluateConfig:
+    """The top level of ``evaluate.yaml``. ``data`` holds overrides of the checkpoint's own data node."""
+
+    checkpoint: str = "???"
+    split: str = "val"
+    data: dict[str, Any] = field(default_factory=dict)
+    trainer: dict[str, Any] = field(default_factory=dict)
+
+
+PRIMARIES: dict[str, type] = {"train": TrainConfig, "evaluate": EvaluateConfig}
+
+
+def register_schemas() -> None:
+    """Makes each primary's schema known to Hydra as ``<primary>_schema``; to be called before composing."""
+    store = ConfigStore.instance()
+    for name, schema in PRIMARIES.items():
+        store.store(name=f"{name}_schema", node=schema)
+
+
+def nearest(key: str, known: Iterable[str]) -> str:
+    """A half-sentence that leads from a wrong key to the right one: the nearest, or all that there are."""
+    known = sorted(known)
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    return f"did you mean {close[0]!r}?" if close else f"known are: {', '.join(known)}"
+
+
+def top_level_keys(config_name: str) -> list[str]:
+    return [item.name for item in fields(PRIMARIES[config_name])]
+
+
+def as_plain(node: Any) -> Any:
+    """An OmegaConf node, resolved, as plain Python dicts, lists and scalars; plain values pass through."""
+    return OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig | ListConfig) else node
+
+
+def build(node: Mapping[str, Any], where: str, **extra: Any) -> Any:
+    """Instantiates ``node['_target_']``, its keys checked against the target's signature first.
+
+    ``where`` is the node's place in the config ("model"), for messages. ``extra`` are arguments that the
+    wiring supplies. Raises ValueError for a node without ``_target_``, for a key that the target does not take
+    (with the nearest one that it does) and for a target that cannot be imported.
+    """
+    plain = as_plain(node)
+    check_keys(plain, where, extra=extra)
+    if extra and plain.get("_partial_"):
+        return partial(hydra.utils.instantiate(plain, _convert_="all"), **extra)
+    return hydra.utils.instantiate(plain, _convert_="all", **extra)
+
+
+def check_keys(node: Mapping[str, Any], where: str, *, extra: Mapping[str, Any] | None = None) -> None:
+    """The checks of ``build`` without building."""
+    if not isinstance(node, Mapping) or "_target_" not in node:
+        raise ValueError(f"{where}: this node needs a _target_ (a class or function to build), it has {node!r}")
+    try:
+        target = hydra.utils.get_object(node["_target_"])
+    except Exception as error:
+        raise ValueError(f"{where}._target_={node['_target_']!r} cannot be imported: {error}") from error
+    parameters = inspect.signature(target).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    # Arguments that the wiring supplies cannot be overridden by a config.
+    allowed = set(parameters) - set(extra or ())
+    for key in node:
+        if key not in allowed and not key.startswith("_"):
+            raise ValueError(f"{where}.{key}: unknown key; {nearest(key, allowed)}")
+
+
+def split_data_node(node: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The ``data`` node as (source node, loader arguments)."""
+    plain = dict(as_plain(node))
+    loader = {key: plain.pop(key) for key in LOADER_KEYS if key in plain}
+    for key in RECIPE_KEYS:
+        plain.pop(key, None)
+    target = plain.get("_target_")
+    if target is None:
+        raise ValueError("data: this node needs a _target_, the function that opens a split")
+    parameters = set(inspect.signature(hydra.utils.get_object(target)).parameters) - {"split"}
+    for key in plain:
+        if key not in parameters and not key.startswith("_"):
+            raise ValueError(
+                f"data.{key}: unknown key; {nearest(key, parameters | set(LOADER_KEYS) | set(RECIPE_KEYS))}"
+            )
+    missing = [key for key, value in plain.items() if value == "???"]
+    if missing:
+        raise ValueError(f"data.{missing[0]} is required: give data.{missing[0]}=... on the command line")
+    return plain, loader
+
+
+def build_data(cfg: Any) -> SegmentationDataModule:
+    """The data module of a training config: source, loaders, transforms that know the data set's mean and ignore value."""
+    source_node, loader = split_data_node(cfg["data"])
+    source = hydra.utils.instantiate({**source_node, "_partial_": True}, _convert_="all")
+    spec: DataSpec = source("train").spec
+    transform = build(cfg["augment"], "augment", mean=spec.mean, ignore_index=spec.ignore_index)
+    from pspnet_lightning.data import EvalTransform
+
+    return SegmentationDataModule(
+        source, transform=transform, eval_transform=EvalTransform(), seed=cfg["seed"], **loader
+    )
+
+
+def build_model(node: Mapping[str, Any], spec: DataSpec, *, pretrained: bool = True) -> PSPNet:
+    """The network of a ``model`` node for a data set's classes.
+
+    ``model.pretrained`` may be false, true (ImageNet weights from torchvision) or a file's path; it is
+    passed over with ``pretrained=False``, when a checkpoint's weights follow.
+    """
+    plain = dict(as_plain(node))
+    weights = plain.pop("pretrained", False)
+    if weights is None:
+        weights = False
+    model: PSPNet = build(plain, "model", num_classes=spec.num_classes)
+    if pretrained and weights is not False:
+        load_imagenet_weights(model, file=None if weights is True else weights)
+    return model
+
+
+def build_module(
+    cfg: Any, spec: DataSpec, *, data: SegmentationDataModule | None = None, for_training: bool = True
+) -> SegmentationModule:
+    """The LightningModule of a training config.
+
+    ``data`` is needed only where ``loss.class_weights`` names a method: the weights are computed
+    from its training split. ``for_training=False`` leaves out optimiser and pretrained weights.
+    """
+    config = as_plain(cfg)
+    loss = dict(config["loss"])
+    aux_weight = loss.pop("aux_weight", 0.4)
+    method = loss.get("class_weights")
+    if isinstance(method, str):
+        counted = for_training and data is not None
+        loss["class_weights"] = class_weights_from_counts(data.class_counts(), method) if counted else None
+    return SegmentationModule(
+        build_model(config["model"], spec, pretrained=for_training),
+        build(loss, "loss", ignore_index=spec.ignore_index),
+        num_classes=spec.num_classes,
+        mean=spec.mean,
+        std=spec.std,
+        ignore_index=spec.ignore_index,
+        aux_weight=aux_weight,
+        optimizer=build(config["optimizer"], "optimizer") if for_training else None,
+        scheduler=build(config["scheduler"], "scheduler") if for_training else None,
+        seed=config["seed"],
+        channels_last=config["channels_last"],
+        description={"format": 1, "config": config, "spec": spec.to_dict()},
+    )

@@ -1,0 +1,170 @@
+"""The LightningDataModule: a segmentation data set's splits as loaders whose samples depend on (seed, epoch, index) only."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import cv2
+import lightning as L
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from pspnet_lightning.data import (
+    DataSpec,
+    EpochSampler,
+    SegmentationDataset,
+    TransformedDataset,
+    check_labels,
+    collate,
+    collate_by_size,
+    count_classes,
+    shard_indices,
+)
+
+Source = Callable[[str], SegmentationDataset]
+Transform = Callable[[np.ndarray, np.ndarray, np.random.Generator], tuple[np.ndarray, np.ndarray]]
+
+
+def _start_worker(_: int) -> None:
+    # A worker is one process on one core: OpenCV's and torch's own threads would only fight over it.
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+
+
+class SegmentationDataModule(L.LightningDataModule):
+    """Loaders for the splits that ``source(split)`` answers, split being train, val or test.
+
+    ``batch_size`` is the total over all ranks. Training batches hold ``{"image": uint8 (N, C, H, W)
+    channels_last, "label": uint8 (N, H, W), "name": [str], "index": (N,)}``; validation batches are
+    lists of such groups, one per image size, so that nothing is padded.
+
+    ``num_workers="auto"`` takes the cores of this process, less one, at most 8 per rank. The
+    training transform is handed a generator that depends on (seed, epoch, index) alone, so the
+    samples are the same for every number of workers and of ranks; see ``EpochSampler``.
+
+    Raises ValueError when the total batch does not divide over the ranks, when the training split is
+    smaller than one batch, and, in ``setup``, when labels lie outside the classes.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        transform: Transform,
+        eval_transform: Transform,
+        batch_size: int = 16,
+        val_batch_size: int = 1,
+        num_workers: int | str = "auto",
+        seed: int = 0,
+        check: int = 16,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1 or val_batch_size < 1:
+            raise ValueError(
+                f"data.batch_size={batch_size} and data.val_batch_size={val_batch_size} must be at least 1"
+            )
+        self.source = source
+        self.transform = transform
+        self.eval_transform = eval_transform
+        self.batch_size = batch_size
+        self.val_batch_size = val_batch_size
+        self.num_workers = _workers(num_workers)
+        self.seed = seed
+        self.check = check
+        self._splits: dict[str, SegmentationDataset] = {}
+
+    def split(self, name: str) -> SegmentationDataset:
+        """The raw data set of a split, opened once."""
+        if name not in self._splits:
+            self._splits[name] = self.source(name)
+        return self._splits[name]
+
+    @property
+    def spec(self) -> DataSpec:
+        return self.split("val").spec
+
+    def setup(self, stage: str) -> None:
+        """Opens the splits that ``stage`` needs and checks a sample of their labels before any time is spent."""
+        for name in {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}.get(stage, ()):
+            check_labels(self.split(name), limit=self.check)
+
+    def class_counts(self) -> np.ndarray:
+        """Labelled pixels of each class over the training split, int64 (K,)."""
+        return count_classes(self.split("train"))
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        rank, world_size = self._ranks()
+        if self.batch_size % world_size:
+            raise ValueError(
+                f"data.batch_size={self.batch_size} is the total over all {world_size} devices and must divide by "
+                f"their number; take {self.batch_size // world_size * world_size or world_size}"
+            )
+        data = self.split("train")
+        if len(data) < self.batch_size:
+            raise ValueError(
+                f"the training split of {data.spec.name} has {len(data)} images, fewer than "
+                f"data.batch_size={self.batch_size}: not one whole batch; make data.batch_size smaller"
+            )
+        sampler = EpochSampler(
+            len(data),
+            seed=self.seed,
+            batch_size=self.batch_size,
+            shuffle=True,
+            drop_last=True,
+            rank=rank,
+            world_size=world_size,
+        )
+        if self.trainer is not None:
+            # Lightning makes the first epoch's iterator before it tells the epoch: a resumed run says both here.
+            loop = self.trainer.fit_loop
+            sampler.set_epoch(loop.epoch_progress.current.processed)
+            sampler.start_batch = loop.epoch_loop.batch_progress.current.ready % len(sampler)
+        return DataLoader(
+            TransformedDataset(data, self.transform, seed=self.seed),
+            batch_sampler=sampler,
+            collate_fn=collate,
+            **self._loader_options(),
+        )
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        return self._eval_dataloader("val")
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        return self._eval_dataloader("test")
+
+    def _eval_dataloader(self, split: str) -> DataLoader[Any]:
+        data = self.split(split)
+        rank, world_size = self._ranks()
+        keys = [(0, index) for index in shard_indices(len(data), rank=rank, world_size=world_size)]
+        return DataLoader(
+            TransformedDataset(data, self.eval_transform, seed=self.seed),
+            sampler=keys,  # type: ignore[arg-type]  # any iterable with a length serves as a sampler
+            batch_size=self.val_batch_size,
+            collate_fn=collate_by_size,
+            **self._loader_options(),
+        )
+
+    def _loader_options(self) -> dict[str, Any]:
+        return {
+            "num_workers": self.num_workers,
+            "persistent_workers": self.num_workers > 0,
+            "worker_init_fn": _start_worker,
+            "pin_memory": torch.cuda.is_available(),
+            # A generator of its own keeps the loader from drawing on the global one, which dropout uses.
+            "generator": torch.Generator().manual_seed(self.seed),
+        }
+
+    def _ranks(self) -> tuple[int, int]:
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+
+def _workers(number: int | str) -> int:
+    if number == "auto":
+        local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        return max(0, min(8, len(os.sched_getaffinity(0)) // local_ranks - 1))
+    if isinstance(number, str) or number < 0:
+        raise ValueError(f"data.num_workers={number!r} must be 'auto' or a number >= 0")
+    return number

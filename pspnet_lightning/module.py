@@ -1,0 +1,211 @@
+"""The LightningModule: a PSPNet with its loss, optimiser, schedule and metric."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypedDict
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torchmetrics.aggregation import MeanMetric
+
+from pspnet_lightning.losses import segmentation_loss
+from pspnet_lightning.metrics import ConfusionMatrix, SegmentationScores, scores
+
+OptimizerFactory = Callable[[nn.Module], Optimizer]
+SchedulerFactory = Callable[..., LRScheduler]
+
+
+class Batch(TypedDict):
+    """What the data module's loaders yield."""
+
+    image: Tensor  # uint8 (N, C, H, W), channels_last
+    label: Tensor  # uint8 (N, H, W)
+    name: list[str]
+    index: Tensor  # int64 (N,)
+
+
+class _PendingLoss(NamedTuple):
+    loss: Tensor
+    step: int
+    names: list[str]
+
+
+def step_seed(seed: int, batch_number: int, rank: int) -> int:
+    """The seed of one training batch's random numbers (dropout): a function of its arguments alone.
+
+    With it, a resumed run continues exactly without any generator's state in the checkpoint.
+    """
+    return zlib.crc32(f"{seed}/{batch_number}/{rank}".encode())
+
+
+class SegmentationModule(L.LightningModule):
+    """Trains and validates a scene-parsing network.
+
+    ``model(x)`` answers logits (N, K, H, W) in eval mode and ``(logits, aux_logits)`` in training
+    mode; ``criterion(logits, target)`` a scalar. Images arrive as uint8 (N, C, H, W) and are
+    normalised on the device with ``mean`` and ``std`` (0..255 units).
+
+    ``optimizer(model)`` makes the optimiser, ``scheduler(optimizer, total_steps=...)`` its schedule
+    per optimiser step over the whole run; both may be None for a module that only predicts.
+    ``description`` (plain Python types only) is stored in every checkpoint: the resolved config
+    and the data set's spec, from which ``pspnet_lightning.checkpoint.load`` rebuilds the module.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        criterion: nn.Module,
+        *,
+        num_classes: int,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        ignore_index: int = 255,
+        aux_weight: float = 0.4,
+        optimizer: OptimizerFactory | None = None,
+        scheduler: SchedulerFactory | None = None,
+        seed: int = 0,
+        channels_last: bool = True,
+        description: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.model = model.to(memory_format=self.memory_format)  # type: ignore[call-overload]
+        self.criterion = criterion
+        self.aux_weight = aux_weight
+        self.ignore_index = ignore_index
+        self.seed = seed
+        self.description = description
+        self._optimizer = optimizer
+        self._scheduler = scheduler
+        self._pending: _PendingLoss | None = None
+        # Not part of the state dict: they come from the data set's spec, which the checkpoint holds too.
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+        self.confusion = ConfusionMatrix(num_classes, ignore_index=ignore_index)
+        self.val_loss = MeanMetric()
+        self.val_scores: SegmentationScores | None = None
+
+    # ------------------------------------------------------------------ the network
+
+    def normalize(self, image: Tensor) -> Tensor:
+        """uint8 or float (N, C, H, W) in 0..255 -> float32, zero mean and unit variance, channels_last."""
+        mean, std = self.get_buffer("mean"), self.get_buffer("std")
+        # Converted first: uint8 minus float would promote element by element in NCHW strides on some devices.
+        return ((image.float() - mean) / std).contiguous(memory_format=self.memory_format)
+
+    def forward(self, image: Tensor) -> Any:
+        """uint8 images (N, C, H, W) -> what the network answers: full-size logits (N, K, H, W) in eval mode."""
+        return self.model(self.normalize(image))
+
+    # ------------------------------------------------------------------ training
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        number = self.trainer.fit_loop.epoch_loop.total_batch_idx
+        torch.manual_seed(step_seed(self.seed, number, self.global_rank))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        target = batch["label"].long()
+        loss = segmentation_loss(self(batch["image"]), target, self.criterion, self.aux_weight)
+        self._watch(_PendingLoss(loss.total.detach(), self.global_step, batch["name"]))
+        options: dict[str, Any] = {"batch_size": len(target)}
+        self.log("train/loss", loss.total.detach(), prog_bar=True, **options)
+        if loss.aux is not None:
+            self.log("train/main_loss", loss.main.detach(), **options)
+            self.log("train/aux_loss", loss.aux.detach(), **options)
+        for group in self.trainer.optimizers[0].param_groups:
+            # The head's rate is the larger one; the bar has room for the one that papers quote, the backbone's.
+            name = group.get("name", "all")
+            self.log(f"lr/{name}", float(group["lr"]), prog_bar=name in ("backbone", "all"), **options)
+        return loss.total
+
+    def _watch(self, pending: _PendingLoss) -> None:
+        """Looks at the loss at once on a CPU, one step late on an accelerator so as not to wait for it."""
+        if pending.loss.device.type == "cpu":
+            _check_finite(pending)
+            return
+        self._flush_pending()
+        self._pending = pending
+
+    def _flush_pending(self) -> None:
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            _check_finite(pending)
+
+    def on_train_epoch_end(self) -> None:
+        self._flush_pending()
+
+    # ------------------------------------------------------------------ validation
+
+    def on_validation_epoch_start(self) -> None:
+        self.confusion.reset()
+        self.val_loss.reset()
+
+    def validation_step(self, batch: list[Batch], batch_idx: int) -> list[Tensor]:
+        """Whole images, one group of equal sizes after the other; returns their label maps (n, H, W)."""
+        predictions = []
+        for group in batch:
+            target = group["label"].long()
+            logits = self(group["image"])
+            valid = (target != self.ignore_index).sum()
+            # The criterion is a mean over pixels: weighting by their number makes it one over the data set.
+            self.val_loss.update(self.criterion(logits, target), weight=valid.clamp_min(1e-6))
+            prediction = logits.argmax(dim=1)
+            self.confusion.update(prediction, target)
+            predictions.append(prediction)
+        return predictions
+
+    def on_validation_epoch_end(self) -> None:
+        confusion = self.confusion.compute()
+        self.val_scores = scores(confusion)
+        values = {
+            "val/loss": self.val_loss.compute(),
+            "val/miou": self.val_scores.miou,
+            "val/macc": self.val_scores.macc,
+            "val/aacc": self.val_scores.aacc,
+        }
+        for key, value in values.items():
+            # Already summed over the ranks; `rank_zero_only` would hide it from the other ranks' checkpoints.
+            self.log(key, float(value), prog_bar=key == "val/miou", batch_size=1)
+
+    test_step = validation_step
+    on_test_epoch_start = on_validation_epoch_start
+    on_test_epoch_end = on_validation_epoch_end
+
+    # ------------------------------------------------------------------ optimisation and checkpoints
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        if self._optimizer is None:
+            raise ValueError("this module was made without optimizer=; it can predict and be evaluated, not trained")
+        optimizer = self._optimizer(self.model)
+        if self._scheduler is None:
+            return optimizer
+        total = self.trainer.estimated_stepping_batches
+        if not math.isfinite(total):
+            raise ValueError(
+                f"the schedule needs an end: trainer.max_epochs={self.trainer.max_epochs} and "
+                f"trainer.max_steps={self.trainer.max_steps} give none; set one of them"
+            )
+        schedule = self._scheduler(optimizer, total_steps=int(total))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._flush_pending()
+        if self.description is not None:
+            checkpoint["pspnet_lightning"] = self.description
+
+
+def _check_finite(pending: _PendingLoss) -> None:
+    value = float(pending.loss)
+    if not math.isfinite(value):
+        raise ValueError(
+            f"the training loss is {value} at step {pending.step}; the batch's images: "
+            f"{', '.join(pending.names)}. Look at these files; a smaller optimizer.lr, a warm-up "
+            f"(scheduler.warmup_steps), trainer.gradient_clip_val, or precision=bf16-mixed instead of 16-mixed helps"
+        )
