@@ -1,0 +1,193 @@
+"""Dilated ResNets with torchvision's key names: 18, 34, 50, 101, 152 and the paper's 269."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+# Blocks of the four stages; ResNet-269 is the paper's (Zhao et al., CVPR 2017, section 5.2).
+STAGE_BLOCKS: dict[int, tuple[int, int, int, int]] = {
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+    269: (3, 30, 48, 8),
+}
+STEMS = ("plain", "deep")
+DILATIONS = ("every", "first_previous")
+STRIDES_ON = ("3x3", "1x1")
+
+
+def one_of(name: str, value: object, allowed: Sequence[object]) -> None:
+    """Raises ValueError naming the argument, its value and what is allowed."""
+    if value not in allowed:
+        raise ValueError(f"{name}={value!r} must be one of {', '.join(map(repr, allowed))}")
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut (ResNet-18 and 34)."""
+
+    expansion = 1
+
+    def __init__(
+        self, inputs: int, planes: int, stride: int, dilation: int, downsample: nn.Module | None, stride_on: str
+    ) -> None:
+        super().__init__()
+        self.conv1 = _conv3x3(inputs, planes, stride, dilation)
+        self.bn1 = nn.BatchNorm2d(planes)
+        self.relu = nn.ReLU(inplace=True)
+        # Both convolutions of the first block of a "first_previous" stage keep the previous rate, as in mmseg.
+        self.conv2 = _conv3x3(planes, planes, 1, dilation)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.downsample = downsample
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x if self.downsample is None else self.downsample(x)
+        x = self.relu(self.bn1(self.conv1(x)))
+        return self.relu(self.bn2(self.conv2(x)) + shortcut)
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3, 1x1 and a shortcut (ResNet-50 and deeper)."""
+
+    expansion = 4
+
+    def __init__(
+        self, inputs: int, planes: int, stride: int, dilation: int, downsample: nn.Module | None, stride_on: str
+    ) -> None:
+        super().__init__()
+        first, second = (1, stride) if stride_on == "3x3" else (stride, 1)
+        self.conv1 = nn.Conv2d(inputs, planes, 1, stride=first, bias=False)
+        self.bn1 = nn.BatchNorm2d(planes)
+        self.conv2 = _conv3x3(planes, planes, second, dilation)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.conv3 = nn.Conv2d(planes, planes * self.expansion, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(planes * self.expansion)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = downsample
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x if self.downsample is None else self.downsample(x)
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.relu(self.bn2(self.conv2(x)))
+        return self.relu(self.bn3(self.conv3(x)) + shortcut)
+
+
+class ResNet(nn.Module):
+    """A ResNet without classifier whose last stages are dilated instead of strided.
+
+    ``forward(x)`` takes (N, in_channels, H, W) and answers stage 3 and stage 4:
+    (N, stage3_channels, h, w) and (N, channels, h, w), with h = ceil(H / stride) of each.
+
+    Args:
+        depth: 18, 34, 50, 101, 152 or 269.
+        stem: "plain", one 7x7 (torchvision), or "deep", three 3x3 (the official PSPNet).
+        stem_widths: channels of the deep stem's convolutions: 64-64-128 official, 32-32-64 V1c.
+        width: channels of stage 1 before expansion; 64 in all published networks.
+        output_stride: 8, 16 or 32: of stage 4, relative to the input.
+        dilation: "every": all 3x3 of a dilated stage have its rate (official semseg); "first_previous": the
+            first block keeps the rate of the stage before (torchvision, mmseg).
+        stride_on: where a bottleneck strides: its "3x3" (PyTorch) or its first "1x1" (Caffe).
+
+    Raises ValueError for any value outside these.
+    """
+
+    def __init__(
+        self,
+        depth: int = 50,
+        *,
+        stem: str = "plain",
+        stem_widths: Sequence[int] = (64, 64, 128),
+        width: int = 64,
+        in_channels: int = 3,
+        output_stride: int = 8,
+        dilation: str = "every",
+        stride_on: str = "3x3",
+    ) -> None:
+        super().__init__()
+        one_of("depth", depth, tuple(STAGE_BLOCKS))
+        one_of("stem", stem, STEMS)
+        one_of("output_stride", output_stride, (8, 16, 32))
+        one_of("dilation", dilation, DILATIONS)
+        one_of("stride_on", stride_on, STRIDES_ON)
+        if width < 1 or in_channels < 1:
+            raise ValueError(f"width={width} and in_channels={in_channels} must be at least 1")
+        self.depth = depth
+        self.stem = stem
+        self.in_channels = in_channels
+        self._dilation = dilation
+        self._stride_on = stride_on
+        self._block: type[BasicBlock] | type[Bottleneck] = BasicBlock if depth < 50 else Bottleneck
+
+        self.relu = nn.ReLU(inplace=True)
+        if stem == "plain":
+            self.conv1 = nn.Conv2d(in_channels, width, 7, stride=2, padding=3, bias=False)
+            self.bn1 = nn.BatchNorm2d(width)
+            self._inputs = width
+        else:
+            if len(stem_widths) != 3 or min(stem_widths) < 1:
+                raise ValueError(f"stem_widths={list(stem_widths)} must be three positive channel counts")
+            first, second, third = stem_widths
+            self.conv1 = _conv3x3(in_channels, first, 2)
+            self.bn1 = nn.BatchNorm2d(first)
+            self.conv2 = _conv3x3(first, second)
+            self.bn2 = nn.BatchNorm2d(second)
+            self.conv3 = _conv3x3(second, third)
+            self.bn3 = nn.BatchNorm2d(third)
+            self._inputs = third
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+
+        self._rate, self._stride = 1, 4
+        blocks = STAGE_BLOCKS[depth]
+        self.layer1 = self._stage(width, blocks[0], 1, output_stride)
+        self.layer2 = self._stage(width * 2, blocks[1], 2, output_stride)
+        self.layer3 = self._stage(width * 4, blocks[2], 2, output_stride)
+        self.layer4 = self._stage(width * 8, blocks[3], 2, output_stride)
+        self.stage3_channels = width * 4 * self._block.expansion
+        self.channels = width * 8 * self._block.expansion
+
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def _stage(self, planes: int, blocks: int, stride: int, output_stride: int) -> nn.Sequential:
+        previous = self._rate
+        if stride > 1 and self._stride * stride > output_stride:
+            self._rate *= stride
+            stride = 1
+        self._stride *= stride
+        first_rate = self._rate if self._dilation == "every" else previous
+        outputs = planes * self._block.expansion
+        downsample = None
+        if stride != 1 or self._inputs != outputs:
+            downsample = nn.Sequential(
+                nn.Conv2d(self._inputs, outputs, 1, stride=stride, bias=False), nn.BatchNorm2d(outputs)
+            )
+        stage = [self._block(self._inputs, planes, stride, first_rate, downsample, self._stride_on)]
+        self._inputs = outputs
+        stage += [self._block(outputs, planes, 1, self._rate, None, self._stride_on) for _ in range(1, blocks)]
+        return nn.Sequential(*stage)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.relu(self.bn1(self.conv1(x)))
+        if self.stem == "deep":
+            x = self.relu(self.bn2(self.conv2(x)))
+            x = self.relu(self.bn3(self.conv3(x)))
+        x = self.layer2(self.layer1(self.maxpool(x)))
+        stage3 = self.layer3(x)
+        return stage3, self.layer4(stage3)
+
+
+def _conv3x3(inputs: int, outputs: int, stride: int = 1, dilation: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, stride=stride, padding=dilation, dilation=dilation, bias=False)
+
+
+def feature_size(size: int, output_stride: int) -> int:
+    """The backbone's feature size for an input size: every stride rounds up."""
+    while output_stride > 1:
+        size, output_stride = (size + 1) // 2, output_stride // 2
+    return size
+
+
