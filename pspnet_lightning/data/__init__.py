@@ -1,0 +1,35 @@
+"""Data sets, their classes, and the input pipeline. Nothing here knows of networks or of Lightning."""
+
+from pspnet_lightning.data.collate import collate, collate_by_size
+from pspnet_lightning.data.datasets import (
+    PairDataset,
+    Sample,
+    SegmentationDataset,
+    TransformedDataset,
+    check_labels,
+    count_classes,
+    list_file,
+    sample_indices,
+)
+from pspnet_lightning.data.sampling import EpochSampler, shard_indices
+from pspnet_lightning.data.specs import DataSpec, default_palette
+from pspnet_lightning.data.transforms import EvalTransform, TrainTransform
+
+__all__ = [
+    "DataSpec",
+    "EpochSampler",
+    "EvalTransform",
+    "PairDataset",
+    "Sample",
+    "SegmentationDataset",
+    "TrainTransform",
+    "TransformedDataset",
+    "check_labels",
+    "collate",
+    "collate_by_size",
+    "count_classes",
+    "default_palette",
+    "list_file",
+    "sample_indices",
+    "shard_indices",
+]

@@ -1,0 +1,241 @@
+"""The embedded data set: generated scenes in which the context decides.
+
+Mist lies over a river, a street or a meadow. Things stand in the mist: hulls and posts, drawn alike in all three
+settings. A hull is a boat on a river, a car in a street, a tractor in a meadow; a post is a buoy, a lamp, a
+sapling. Only where the mist has a clearing does the ground show, and clearings keep a distance from the things: the
+paper's boat that looks like a car (Figure 2), where the pixels of the thing say nothing about its class.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from pspnet_lightning.data.datasets import SegmentationDataset, require_split
+from pspnet_lightning.data.specs import DataSpec
+from pspnet_lightning.data.transforms import as_size
+
+SETTINGS = ("river", "street", "meadow")
+_CLASSES = {
+    "sky": (135, 190, 235),
+    "mist": (200, 200, 205),
+    "water": (30, 90, 200),
+    "road": (90, 85, 95),
+    "grass": (70, 160, 60),
+    "boat": (220, 60, 50),
+    "car": (250, 200, 40),
+    "tractor": (160, 60, 170),
+    "buoy": (250, 130, 30),
+    "lamp": (40, 200, 200),
+    "sapling": (130, 90, 40),
+}
+SKY, MIST, GROUND, HULL, POST = 0, 1, 2, 5, 8  # the last three: of the river; the street's and the meadow's follow
+
+SCENES = DataSpec(
+    name="scenes",
+    classes=tuple(_CLASSES),
+    palette=tuple(_CLASSES.values()),
+    mean=(170.0, 176.0, 184.0),
+    std=(43.0, 39.0, 42.0),
+)
+
+_PAINT = ((200, 70, 60), (60, 110, 190), (235, 190, 70), (240, 240, 235), (80, 150, 90), (120, 80, 130))
+_GROUND = ((70, 120, 175), (110, 108, 112), (110, 165, 85))
+_OVERSAMPLING = 2
+_CLEARANCE = 0.34  # least distance between a clearing and a thing, as a share of the shorter side
+
+
+class Scenes(SegmentationDataset):
+    """``length`` scenes of ``size`` (height, width); scene ``index`` is a function of (seed, split, index)."""
+
+    def __init__(self, split: str, *, seed: int, size: tuple[int, int], length: int) -> None:
+        self.spec = SCENES
+        self.split = split
+        self.seed = seed
+        self.size = size
+        self.length = length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def name(self, index: int) -> str:
+        return f"scene {self.split} {index}"
+
+    def setting(self, index: int) -> str:
+        """What lies under the mist of a scene."""
+        return SETTINGS[index % len(SETTINGS)]
+
+    def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        if not 0 <= index < self.length:
+            raise IndexError(index)
+        rng = np.random.default_rng((self.seed, zlib.crc32(self.split.encode()), index))
+        return draw_scene(rng, index % len(SETTINGS), self.size)
+
+
+def scenes(
+    split: str,
+    *,
+    seed: int = 0,
+    size: int | Sequence[int] = (96, 96),
+    train_length: int = 1600,
+    val_length: int = 200,
+    test_length: int = 200,
+) -> SegmentationDataset:
+    """``data=scenes``: the generated set, no files. ``seed`` is the set's, apart from the run's.
+
+    Raises ValueError for an unknown split, a length below 1 or sides below 64 pixels, too few for the scenes.
+    """
+    require_split(split)
+    height, width = as_size(size)
+    length = {"train": train_length, "val": val_length, "test": test_length}[split]
+    if length < 1:
+        raise ValueError(f"data.{split}_length={length} must be at least 1")
+    if min(height, width) < 64:
+        raise ValueError(f"data.size={[height, width]}: scenes need sides of at least 64 pixels")
+    return Scenes(split, seed=seed, size=(height, width), length=length)
+
+
+def draw_scene(rng: np.random.Generator, setting: int, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """One scene: image uint8 (H, W, 3) and label uint8 (H, W). ``setting`` indexes ``SETTINGS``.
+
+    The draws of ``rng`` do not depend on the setting: the same generator with another setting gives the same
+    scene over another ground, its things unchanged to the pixel.
+    """
+    height, width = size[0] * _OVERSAMPLING, size[1] * _OVERSAMPLING
+    unit = min(height, width)
+    horizon = round(height * rng.uniform(0.14, 0.24))
+    label = np.full((height, width), MIST, np.uint8)
+    label[:horizon] = SKY
+    image = _backdrop(rng, height, width, horizon)
+
+    clearings = [_clearing(rng, height, width, horizon, unit) for _ in range(rng.integers(1, 3))]
+    ground = _ground(rng, setting, height, width)
+    for centre, axes, tilt in clearings:
+        mask = np.zeros((height, width), np.uint8)
+        cv2.ellipse(mask, centre, axes, tilt, 0, 360, 1, -1)
+        inside = (mask == 1) & (label == MIST)
+        label[inside] = GROUND + setting
+        image[inside] = ground[inside]
+    # A soft rim: mist drifts over the clearing's edge, of all scenes alike.
+    soft = cv2.GaussianBlur(image, (0, 0), 2.0)
+    image = np.where((label == MIST)[..., None] | (label >= GROUND)[..., None], soft, image)
+
+    places: list[tuple[int, int]] = []
+    for _ in range(rng.integers(3, 7)):
+        kind, seed = int(rng.integers(0, 2)), int(rng.integers(0, 2**31))
+        place = _free_place(rng, height, width, horizon, unit, clearings, places)
+        if place is not None:
+            places.append(place)
+            draw = _hull if kind == 0 else _post
+            draw(np.random.default_rng(seed), image, label, place, unit, (HULL if kind == 0 else POST) + setting)
+
+    image = cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_AREA)
+    image = image + rng.normal(0, 4.0, image.shape[:2])[..., None]
+    return np.clip(image, 0, 255).astype(np.uint8), np.ascontiguousarray(label[::_OVERSAMPLING, ::_OVERSAMPLING])
+
+
+def _backdrop(rng: np.random.Generator, height: int, width: int, horizon: int) -> np.ndarray:
+    """Sky above, mist below, both of a colour of the day; float32 (H, W, 3)."""
+    image = np.empty((height, width, 3), np.float32)
+    day = rng.uniform(-12, 12, 3)
+    down = np.linspace(0, 1, max(horizon, 1), dtype=np.float32)[:, None, None]
+    image[:horizon] = np.array([125, 175, 225]) + day + down * np.array([60, 35, 5])
+    for _ in range(rng.integers(1, 4)):
+        centre = (int(rng.integers(0, width)), int(rng.integers(0, max(horizon, 2))))
+        axes = (int(rng.integers(width // 16, width // 7)), int(rng.integers(2, 6)))
+        overlay = image[:horizon]
+        cv2.ellipse(overlay, centre, axes, 0, 0, 360, (240, 242, 246), -1)
+    image[horizon:] = np.array([196, 198, 203]) + day * 0.5 + _drift(rng, height - horizon, width, 9.0)
+    return image
+
+
+def _drift(rng: np.random.Generator, height: int, width: int, strength: float) -> np.ndarray:
+    """Slow clouds of brightness, (H, W, 1)."""
+    coarse = rng.normal(0, strength, (6, 6)).astype(np.float32)
+    return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)[..., None]
+
+
+def _clearing(
+    rng: np.random.Generator, height: int, width: int, horizon: int, unit: int
+) -> tuple[tuple[int, int], tuple[int, int], float]:
+    centre = (int(rng.integers(0, width)), int(rng.integers(horizon + unit // 8, height)))
+    axes = (round(unit * rng.uniform(0.10, 0.17)), round(unit * rng.uniform(0.06, 0.11)))
+    return centre, axes, float(rng.uniform(-20, 20))
+
+
+def _ground(rng: np.random.Generator, setting: int, height: int, width: int) -> np.ndarray:
+    """Water with waves, a road with stones, or grass with blades; float32 (H, W, 3)."""
+    shade, angle, phase = rng.uniform(-10, 10), rng.uniform(-0.3, 0.3), rng.uniform(0, 6.28)
+    speckle = rng.normal(0, 1, (height // 2, width // 2)).astype(np.float32)
+    y, x = np.mgrid[0:height, 0:width].astype(np.float32)
+    if setting == 0:
+        texture = 22 * np.sin(0.55 * (y + angle * x) + phase + np.sin(0.08 * x))
+    elif setting == 1:
+        texture = 16 * cv2.resize(speckle, (width, height), interpolation=cv2.INTER_NEAREST)
+    else:
+        texture = 22 * np.sin(0.9 * (x + angle * y) + phase + 2 * np.sin(0.25 * y))
+    return np.array(_GROUND[setting], np.float32) + shade + texture[..., None]
+
+
+def _free_place(
+    rng: np.random.Generator,
+    height: int,
+    width: int,
+    horizon: int,
+    unit: int,
+    clearings: Sequence[tuple[tuple[int, int], tuple[int, int], float]],
+    taken: Sequence[tuple[int, int]],
+) -> tuple[int, int] | None:
+    """A spot in the mist, away from clearings and from other things; None if twenty tries find none."""
+    margin = unit // 9
+    for x, y in zip(
+        rng.integers(margin, width - margin, 20), rng.integers(horizon + margin, height - margin // 2, 20), strict=True
+    ):
+        far = all(
+            np.hypot(x - centre[0], y - centre[1]) > max(axes) + _CLEARANCE * unit for centre, axes, _ in clearings
+        )
+        if far and all(abs(x - a) > unit // 5 or abs(y - b) > unit // 6 for a, b in taken):
+            return int(x), int(y)
+    return None
+
+
+def _hull(
+    rng: np.random.Generator, image: np.ndarray, label: np.ndarray, place: tuple[int, int], unit: int, value: int
+) -> None:
+    """A body with a cabin: boat, car or tractor."""
+    paint, cabin = rng.choice(len(_PAINT), 2, replace=False)
+    length, side = unit * rng.uniform(0.075, 0.105), 1 if rng.random() < 0.5 else -1
+    rise = length * rng.uniform(0.5, 0.65)
+    bow = rng.uniform(0.95, 1.15)
+    body = [(-1, -0.1), (bow, -0.1), (0.72, 0.75), (-0.78, 0.75)]
+    top = [(-0.62, -0.1), (-0.5, -0.95), (0.18, -0.95), (0.42, -0.1)]
+    window = [(-0.36, -0.28), (-0.32, -0.75), (0.06, -0.75), (0.2, -0.28)]
+    for shape, colour in ((top, _PAINT[cabin]), (body, _PAINT[paint]), (window, (60, 70, 85))):
+        corners = [(place[0] + side * length * x, place[1] + rise * y) for x, y in shape]
+        points = np.round(np.array(corners)).astype(np.int32)
+        cv2.fillPoly(image, [points], colour)
+        cv2.fillPoly(label, [points], value)
+    line = np.round(
+        np.array([(place[0] - length * 0.75, place[1] + rise * 0.68), (place[0] + length * 0.7, place[1] + rise * 0.68)])
+    ).astype(int)
+    cv2.line(image, tuple(map(int, line[0])), tuple(map(int, line[1])), (50, 48, 55), _OVERSAMPLING)
+    cv2.line(label, tuple(map(int, line[0])), tuple(map(int, line[1])), value, _OVERSAMPLING)
+
+
+def _post(
+    rng: np.random.Generator, image: np.ndarray, label: np.ndarray, place: tuple[int, int], unit: int, value: int
+) -> None:
+    """A pole with a ball on top: buoy, lamp or sapling."""
+    paint = _PAINT[int(rng.integers(0, len(_PAINT)))]
+    tall, radius = round(unit * rng.uniform(0.09, 0.13)), round(unit * rng.uniform(0.036, 0.05))
+    foot, head = (place[0], place[1] + tall // 2), (place[0], place[1] - tall // 2)
+    thick = max(3, unit // 48)
+    cv2.line(image, foot, head, (70, 62, 58), thick)
+    cv2.line(label, foot, head, value, thick)
+    cv2.circle(image, head, radius, paint, -1)
+    cv2.circle(label, head, radius, value, -1)
+    lit = tuple(min(255, part + 35) for part in paint)
+    cv2.circle(image, (head[0] - radius // 3, head[1] - radius // 3), max(1, radius // 3), lit, -1)

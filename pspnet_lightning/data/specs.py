@@ -1,0 +1,134 @@
+"""What a data set is, apart from its files: classes, palette, label map, ignored value, channel statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+IMAGENET_MEAN = (123.675, 116.28, 103.53)  # of RGB in 0..255
+IMAGENET_STD = (58.395, 57.12, 57.375)
+Colour = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """A data set's classes and how its files encode them.
+
+    ``classes[k]`` and ``palette[k]`` (RGB, 0..255) belong to label k; ``ignore_index`` marks pixels without label.
+    ``label_map`` sends raw values of label files to labels or to ``ignore_index``, and names every value that may
+    occur; None: the files hold labels as they are. ``mean`` and ``std`` are per channel, of images in 0..255.
+
+    Raises ValueError where these do not fit each other.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    palette: tuple[Colour, ...]
+    ignore_index: int = 255
+    label_map: Mapping[int, int] | None = None
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+
+    def __post_init__(self) -> None:
+        count = len(self.classes)
+        if count == 0:
+            raise ValueError(f"data set {self.name!r}: classes is empty; name at least one class")
+        if count > 255:
+            raise ValueError(f"data set {self.name!r}: {count} classes; labels are 8-bit, at most 255 classes fit")
+        if len(set(self.classes)) != count:
+            twice = sorted({name for name in self.classes if self.classes.count(name) > 1})
+            raise ValueError(f"data set {self.name!r}: class names occur twice: {', '.join(twice)}")
+        if len(self.palette) != count:
+            raise ValueError(
+                f"data set {self.name!r}: palette has {len(self.palette)} colours for {count} classes; give one each"
+            )
+        for colour in self.palette:
+            if len(colour) != 3 or not all(0 <= value <= 255 for value in colour):
+                raise ValueError(f"data set {self.name!r}: palette colour {list(colour)} is not [r, g, b] in 0..255")
+        if not count <= self.ignore_index <= 255:
+            raise ValueError(
+                f"data set {self.name!r}: ignore_index={self.ignore_index} must lie in {count}..255, outside the classes"
+            )
+        for raw, label in (self.label_map or {}).items():
+            if not (0 <= label < count or label == self.ignore_index):
+                raise ValueError(
+                    f"data set {self.name!r}: label_map sends {raw} to {label}, which is neither one of the {count} "
+                    f"classes nor ignore_index={self.ignore_index}"
+                )
+        if len(self.mean) != len(self.std) or not self.mean or min(self.std) <= 0:
+            raise ValueError(
+                f"data set {self.name!r}: mean={list(self.mean)} and std={list(self.std)} need one value a channel, "
+                f"std above 0"
+            )
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain Python types only, for a checkpoint."""
+        return {
+            "name": self.name,
+            "classes": list(self.classes),
+            "palette": [list(colour) for colour in self.palette],
+            "ignore_index": self.ignore_index,
+            "label_map": None if self.label_map is None else dict(self.label_map),
+            "mean": list(self.mean),
+            "std": list(self.std),
+        }
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> DataSpec:
+        return cls(
+            name=content["name"],
+            classes=tuple(content["classes"]),
+            palette=as_palette(content["palette"]),
+            ignore_index=content["ignore_index"],
+            label_map=content["label_map"],
+            mean=tuple(content["mean"]),
+            std=tuple(content["std"]),
+        )
+
+
+def as_palette(colours: Sequence[Sequence[int]]) -> tuple[Colour, ...]:
+    """Lists of lists, as YAML gives them, as a palette."""
+    return tuple((int(colour[0]), int(colour[1]), int(colour[2])) for colour in colours)
+
+
+def default_palette(count: int) -> tuple[Colour, ...]:
+    """PASCAL VOC's colours: the bits of label k, spread over the three channels from the highest bit down."""
+    colours = []
+    for label in range(count):
+        red = green = blue = 0
+        rest, bit = label, 7
+        while rest:
+            red |= (rest & 1) << bit
+            green |= (rest >> 1 & 1) << bit
+            blue |= (rest >> 2 & 1) << bit
+            rest, bit = rest >> 3, bit - 1
+        colours.append((red, green, blue))
+    return tuple(colours)
+
+
+_CAMVID = {
+    "sky": (128, 128, 128),
+    "building": (128, 0, 0),
+    "pole": (192, 192, 128),
+    "road": (128, 64, 128),
+    "pavement": (60, 40, 222),
+    "tree": (128, 128, 0),
+    "sign symbol": (192, 128, 128),
+    "fence": (64, 64, 128),
+    "car": (64, 0, 128),
+    "pedestrian": (64, 64, 0),
+    "bicyclist": (0, 128, 192),
+}
+
+# Brostow et al. 2009 in the 11 classes of the SegNet tutorial; its raw value 11 is unlabelled.
+CAMVID = DataSpec(
+    name="camvid",
+    classes=tuple(_CAMVID),
+    palette=tuple(_CAMVID.values()),
+    label_map={**{label: label for label in range(11)}, 11: 255},
+)

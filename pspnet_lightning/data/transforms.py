@@ -1,0 +1,140 @@
+"""Training augmentation: one affine warp does scale, rotation, flip and crop, on the uint8 crop window alone.
+
+Official code (hszhao/semseg) resizes the whole float image, rotates it, blurs it, flips it, pads it and then cuts
+the crop out. All but the blur are affine, so one warp from the source to the crop gives the same picture for
+a fraction of the work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+
+class TrainTransform:
+    """Random scale, rotation, Gaussian blur, horizontal flip and crop, with semseg's parameters as defaults.
+
+    ``transform(image, label, rng)``: uint8 (H, W, C) and uint8 (H, W) to the same of ``crop_size`` (one number or
+    height, width). Images are interpolated linearly, labels to the nearest. What lies outside the
+    source is filled with ``mean`` (0..255, as the network's normalisation has it) and ``ignore_index``.
+
+    Args:
+        scale: range of the uniform factor.
+        rotation: degrees, uniform in +-rotation, applied with ``rotation_probability``.
+        blur_probability: of a 5 x 5 Gaussian blur.
+        flip_probability: of a mirrored image.
+
+    Raises ValueError for sizes below 1, scales not above 0, and probabilities outside 0..1.
+    """
+
+    def __init__(
+        self,
+        crop_size: int | Sequence[int],
+        *,
+        mean: Sequence[float],
+        ignore_index: int = 255,
+        scale: Sequence[float] = (0.5, 2.0),
+        rotation: float = 10.0,
+        rotation_probability: float = 0.5,
+        blur_probability: float = 0.5,
+        flip_probability: float = 0.5,
+    ) -> None:
+        self.height, self.width = as_size(crop_size)
+        if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
+            raise ValueError(f"scale={list(scale)} must be [low, high] with 0 < low <= high")
+        for name, value in (
+            ("rotation_probability", rotation_probability),
+            ("blur_probability", blur_probability),
+            ("flip_probability", flip_probability),
+        ):
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name}={value} must lie in 0..1")
+        self.scale = (float(scale[0]), float(scale[1]))
+        self.rotation = rotation
+        self.rotation_probability = rotation_probability
+        self.blur_probability = blur_probability
+        self.flip_probability = flip_probability
+        self.fill = tuple(float(round(value)) for value in mean)
+        self.ignore_index = ignore_index
+
+    def __call__(
+        self, image: np.ndarray, label: np.ndarray, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        # Always the same number of draws in the same order: changing one probability leaves the others' draws alone.
+        scale, rotate, angle, blur, flip, top, left = rng.random(7)
+        matrix = crop_matrix(
+            label.shape[0],
+            label.shape[1],
+            self.height,
+            self.width,
+            scale=self.scale[0] + (self.scale[1] - self.scale[0]) * scale,
+            angle=(2 * angle - 1) * self.rotation if rotate < self.rotation_probability else 0.0,
+            flip=bool(flip < self.flip_probability),
+            top=top,
+            left=left,
+        )
+        size = (self.width, self.height)
+        image = cv2.warpAffine(
+            image, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=self.fill
+        )
+        label = cv2.warpAffine(
+            label, matrix, size, flags=cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=self.ignore_index
+        )
+        if blur < self.blur_probability:
+            image = cv2.GaussianBlur(image, (5, 5), 0)
+        return image, label
+
+
+class EvalTransform:
+    """The image as it is: validation sees whole images at their own size."""
+
+    def __call__(
+        self, image: np.ndarray, label: np.ndarray, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        return image, label
+
+
+def crop_matrix(
+    height: int,
+    width: int,
+    crop_height: int,
+    crop_width: int,
+    *,
+    scale: float,
+    angle: float,
+    flip: bool,
+    top: float,
+    left: float,
+) -> np.ndarray:
+    """The 2 x 3 matrix from source to crop pixel centres that equals semseg's sequence of operations.
+
+    ``angle`` in degrees, counter-clockwise; ``top`` and ``left`` in 0..1 choose the crop among all that fit.
+    """
+    scaled_height, scaled_width = round(height * scale), round(width * scale)
+    # cv2.resize keeps the image's outer edges in place, which lie half a pixel outside the first centre.
+    shift = 0.5 * scale - 0.5
+    resize = np.array([[scale, 0, shift], [0, scale, shift], [0, 0, 1]])
+    rotate = np.eye(3)
+    rotate[:2] = cv2.getRotationMatrix2D((scaled_width / 2, scaled_height / 2), angle, 1)
+    mirror = np.array([[-1, 0, scaled_width - 1], [0, 1, 0], [0, 0, 1]]) if flip else np.eye(3)
+    # Padding is shared by both sides, the smaller half first; a crop is any window of the padded image.
+    pad_height, pad_width = max(crop_height - scaled_height, 0), max(crop_width - scaled_width, 0)
+    y = _offset(top, scaled_height + pad_height - crop_height) - pad_height // 2
+    x = _offset(left, scaled_width + pad_width - crop_width) - pad_width // 2
+    cut = np.array([[1, 0, -x], [0, 1, -y], [0, 0, 1]])
+    return (cut @ mirror @ rotate @ resize)[:2]
+
+
+def _offset(draw: float, room: int) -> int:
+    """A whole number in 0..room, uniform for a uniform draw in [0, 1)."""
+    return min(int(draw * (room + 1)), room)
+
+
+def as_size(size: int | Sequence[int]) -> tuple[int, int]:
+    """One number or (height, width) as (height, width). Raises ValueError for anything else or below 1."""
+    values = (size, size) if isinstance(size, int) else tuple(size)
+    if len(values) != 2 or not all(isinstance(value, int) and value >= 1 for value in values):
+        raise ValueError(f"crop_size={size!r} must be a positive whole number or [height, width]")
+    return values[0], values[1]

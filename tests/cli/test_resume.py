@@ -1,0 +1,85 @@
+"""Exact resume: a killed run continued ends with the weights of a run that was never killed, bit for bit."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from pspnet_lightning.checkpoint import read_checkpoint
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+ARGUMENTS = [
+    "model.width=8",
+    "model.output_stride=16",
+    "trainer.accelerator=cpu",
+    "trainer.enable_model_summary=false",
+    "data.train_length=48",
+    "data.val_length=4",
+    "data.batch_size=4",
+    "data.epochs=3",
+    "data.crop_size=64",
+    "callbacks=every_steps",
+    "callbacks.steps.every_n_train_steps=5",
+    "callbacks.pictures=null",
+]
+
+
+def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    words = [sys.executable, str(REPOSITORY / "train.py"), *ARGUMENTS, "hydra.run.dir=run", *arguments]
+    return subprocess.Popen(
+        words,
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    return output
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    content = read_checkpoint(folder / "run" / "checkpoints" / "last.ckpt")
+    assert content["global_step"] == 36
+    return content["state_dict"]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_killed_in_mid_epoch_and_resumed_ends_with_the_same_weights(tmp_path: Path, workers: int) -> None:
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    undisturbed.mkdir()
+    killed.mkdir()
+    option = f"data.num_workers={workers}"
+    finish(start(undisturbed, option))
+
+    process = start(killed, option)
+    checkpoint = killed / "run" / "checkpoints" / "last.ckpt"
+    # The second epoch is steps 12 to 24; its checkpoint in mid-epoch is the one of step 15 or 20.
+    deadline = time.monotonic() + 200
+    step = 0
+    while step not in (15, 20) and time.monotonic() < deadline and process.poll() is None:
+        if checkpoint.is_file():
+            step = read_checkpoint(checkpoint)["global_step"]
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    step = read_checkpoint(checkpoint)["global_step"]
+    assert step % 12 != 0, f"the run was killed at an epoch's end (step {step}), not in its middle"
+    finish(start(killed, option, "ckpt_path=last"))
+
+    expected, resumed = weights(undisturbed), weights(killed)
+    assert expected.keys() == resumed.keys()
+    different = [key for key in expected if not torch.equal(expected[key], resumed[key])]
+    assert different == []
