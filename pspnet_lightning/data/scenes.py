@@ -38,14 +38,13 @@ SCENES = DataSpec(
     name="scenes",
     classes=tuple(_CLASSES),
     palette=tuple(_CLASSES.values()),
-    mean=(170.0, 176.0, 184.0),
-    std=(43.0, 39.0, 42.0),
+    mean=(179.0, 188.0, 197.0),
+    std=(36.0, 31.0, 36.0),
 )
 
 _PAINT = ((200, 70, 60), (60, 110, 190), (235, 190, 70), (240, 240, 235), (80, 150, 90), (120, 80, 130))
 _GROUND = ((70, 120, 175), (110, 108, 112), (110, 165, 85))
-_OVERSAMPLING = 2
-_CLEARANCE = 0.34  # least distance between a clearing and a thing, as a share of the shorter side
+_CLEARANCE = 0.30  # least distance between a clearing and a thing, as a share of the shorter side
 
 
 class Scenes(SegmentationDataset):
@@ -104,37 +103,34 @@ def draw_scene(rng: np.random.Generator, setting: int, size: tuple[int, int]) ->
     The draws of ``rng`` do not depend on the setting: the same generator with another setting gives the same
     scene over another ground, its things unchanged to the pixel.
     """
-    height, width = size[0] * _OVERSAMPLING, size[1] * _OVERSAMPLING
-    unit = min(height, width)
+    height, width = size
+    unit = min(size)
     horizon = round(height * rng.uniform(0.14, 0.24))
-    label = np.full((height, width), MIST, np.uint8)
+    label = np.full(size, MIST, np.uint8)
     label[:horizon] = SKY
-    image = _backdrop(rng, height, width, horizon)
+    backdrop = _backdrop(rng, height, width, horizon)
 
     clearings = [_clearing(rng, height, width, horizon, unit) for _ in range(rng.integers(1, 3))]
-    ground = _ground(rng, setting, height, width)
+    opened = np.zeros(size, np.float32)
     for centre, axes, tilt in clearings:
-        mask = np.zeros((height, width), np.uint8)
-        cv2.ellipse(mask, centre, axes, tilt, 0, 360, 1, -1)
-        inside = (mask == 1) & (label == MIST)
-        label[inside] = GROUND + setting
-        image[inside] = ground[inside]
-    # A soft rim: mist drifts over the clearing's edge, of all scenes alike.
-    soft = cv2.GaussianBlur(image, (0, 0), 2.0)
-    image = np.where((label == MIST)[..., None] | (label >= GROUND)[..., None], soft, image)
+        cv2.ellipse(opened, centre, axes, tilt, 0, 360, 1.0, -1)
+    opened[:horizon] = 0
+    label[opened == 1] = GROUND + setting
+    # A soft rim: mist drifts over the clearing's edge.
+    share = cv2.GaussianBlur(opened, (0, 0), 0.01 * unit)[..., None]
+    image = backdrop + share * (_ground(rng, setting, height, width) - backdrop)
+    image += rng.normal(0, 4.0, size).astype(np.float32)[..., None]
+    image = np.clip(image, 0, 255).astype(np.uint8)
 
     places: list[tuple[int, int]] = []
-    for _ in range(rng.integers(3, 7)):
+    for _ in range(rng.integers(3, 6)):
         kind, seed = int(rng.integers(0, 2)), int(rng.integers(0, 2**31))
         place = _free_place(rng, height, width, horizon, unit, clearings, places)
         if place is not None:
             places.append(place)
             draw = _hull if kind == 0 else _post
             draw(np.random.default_rng(seed), image, label, place, unit, (HULL if kind == 0 else POST) + setting)
-
-    image = cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_AREA)
-    image = image + rng.normal(0, 4.0, image.shape[:2])[..., None]
-    return np.clip(image, 0, 255).astype(np.uint8), np.ascontiguousarray(label[::_OVERSAMPLING, ::_OVERSAMPLING])
+    return image, label
 
 
 def _backdrop(rng: np.random.Generator, height: int, width: int, horizon: int) -> np.ndarray:
@@ -145,9 +141,8 @@ def _backdrop(rng: np.random.Generator, height: int, width: int, horizon: int) -
     image[:horizon] = np.array([125, 175, 225]) + day + down * np.array([60, 35, 5])
     for _ in range(rng.integers(1, 4)):
         centre = (int(rng.integers(0, width)), int(rng.integers(0, max(horizon, 2))))
-        axes = (int(rng.integers(width // 16, width // 7)), int(rng.integers(2, 6)))
-        overlay = image[:horizon]
-        cv2.ellipse(overlay, centre, axes, 0, 0, 360, (240, 242, 246), -1)
+        axes = (int(rng.integers(width // 16, width // 7)), int(rng.integers(1, 4)))
+        cv2.ellipse(image[:horizon], centre, axes, 0, 0, 360, (240, 242, 246), -1)
     image[horizon:] = np.array([196, 198, 203]) + day * 0.5 + _drift(rng, height - horizon, width, 9.0)
     return image
 
@@ -169,14 +164,14 @@ def _clearing(
 def _ground(rng: np.random.Generator, setting: int, height: int, width: int) -> np.ndarray:
     """Water with waves, a road with stones, or grass with blades; float32 (H, W, 3)."""
     shade, angle, phase = rng.uniform(-10, 10), rng.uniform(-0.3, 0.3), rng.uniform(0, 6.28)
-    speckle = rng.normal(0, 1, (height // 2, width // 2)).astype(np.float32)
-    y, x = np.mgrid[0:height, 0:width].astype(np.float32)
+    speckle = rng.normal(0, 1, (height, width)).astype(np.float32)
+    y, x = np.arange(height, dtype=np.float32)[:, None], np.arange(width, dtype=np.float32)
     if setting == 0:
-        texture = 22 * np.sin(0.55 * (y + angle * x) + phase + np.sin(0.08 * x))
+        texture = 22 * np.sin(1.1 * (y + angle * x) + phase + np.sin(0.16 * x))
     elif setting == 1:
-        texture = 16 * cv2.resize(speckle, (width, height), interpolation=cv2.INTER_NEAREST)
+        texture = 16 * speckle
     else:
-        texture = 22 * np.sin(0.9 * (x + angle * y) + phase + 2 * np.sin(0.25 * y))
+        texture = 22 * np.sin(1.8 * (x + angle * y) + phase + 2 * np.sin(0.5 * y))
     return np.array(_GROUND[setting], np.float32) + shade + texture[..., None]
 
 
@@ -190,14 +185,14 @@ def _free_place(
     taken: Sequence[tuple[int, int]],
 ) -> tuple[int, int] | None:
     """A spot in the mist, away from clearings and from other things; None if twenty tries find none."""
-    margin = unit // 9
+    margin = unit // 8
     for x, y in zip(
         rng.integers(margin, width - margin, 20), rng.integers(horizon + margin, height - margin // 2, 20), strict=True
     ):
         far = all(
             np.hypot(x - centre[0], y - centre[1]) > max(axes) + _CLEARANCE * unit for centre, axes, _ in clearings
         )
-        if far and all(abs(x - a) > unit // 5 or abs(y - b) > unit // 6 for a, b in taken):
+        if far and all(abs(x - a) > unit * 0.28 or abs(y - b) > unit * 0.26 for a, b in taken):
             return int(x), int(y)
     return None
 
@@ -207,22 +202,23 @@ def _hull(
 ) -> None:
     """A body with a cabin: boat, car or tractor."""
     paint, cabin = rng.choice(len(_PAINT), 2, replace=False)
-    length, side = unit * rng.uniform(0.075, 0.105), 1 if rng.random() < 0.5 else -1
-    rise = length * rng.uniform(0.5, 0.65)
-    bow = rng.uniform(0.95, 1.15)
-    body = [(-1, -0.1), (bow, -0.1), (0.72, 0.75), (-0.78, 0.75)]
-    top = [(-0.62, -0.1), (-0.5, -0.95), (0.18, -0.95), (0.42, -0.1)]
-    window = [(-0.36, -0.28), (-0.32, -0.75), (0.06, -0.75), (0.2, -0.28)]
-    for shape, colour in ((top, _PAINT[cabin]), (body, _PAINT[paint]), (window, (60, 70, 85))):
-        corners = [(place[0] + side * length * x, place[1] + rise * y) for x, y in shape]
-        points = np.round(np.array(corners)).astype(np.int32)
-        cv2.fillPoly(image, [points], colour)
-        cv2.fillPoly(label, [points], value)
-    line = np.round(
-        np.array([(place[0] - length * 0.75, place[1] + rise * 0.68), (place[0] + length * 0.7, place[1] + rise * 0.68)])
-    ).astype(int)
-    cv2.line(image, tuple(map(int, line[0])), tuple(map(int, line[1])), (50, 48, 55), _OVERSAMPLING)
-    cv2.line(label, tuple(map(int, line[0])), tuple(map(int, line[1])), value, _OVERSAMPLING)
+    length, side = unit * rng.uniform(0.11, 0.14), 1 if rng.random() < 0.5 else -1
+    rise = length * rng.uniform(0.65, 0.8)
+    bow = rng.uniform(0.95, 1.1)
+    cabin_shape = [(-0.62, -0.05), (-0.5, -0.9), (0.2, -0.9), (0.45, -0.05)]
+    window = [(-0.36, -0.25), (-0.3, -0.7), (0.08, -0.7), (0.22, -0.25)]
+    body = [(-1, -0.1), (bow, -0.1), (0.75, 0.8), (-0.8, 0.8)]
+    keel = [(-0.86, 0.5), (0.84, 0.5), (0.75, 0.8), (-0.8, 0.8)]
+    scale = np.array([side * length, rise])
+    for shape, colour in (
+        (cabin_shape, _PAINT[cabin]),
+        (window, (60, 70, 85)),
+        (body, _PAINT[paint]),
+        (keel, (50, 48, 55)),
+    ):
+        corners = np.round((np.array(place) + scale * np.array(shape)) * 16).astype(np.int32)
+        cv2.fillPoly(image, [corners], colour, cv2.LINE_AA, shift=4)
+        cv2.fillPoly(label, [corners], value, cv2.LINE_8, shift=4)
 
 
 def _post(
@@ -230,12 +226,16 @@ def _post(
 ) -> None:
     """A pole with a ball on top: buoy, lamp or sapling."""
     paint = _PAINT[int(rng.integers(0, len(_PAINT)))]
-    tall, radius = round(unit * rng.uniform(0.09, 0.13)), round(unit * rng.uniform(0.036, 0.05))
-    foot, head = (place[0], place[1] + tall // 2), (place[0], place[1] - tall // 2)
-    thick = max(3, unit // 48)
-    cv2.line(image, foot, head, (70, 62, 58), thick)
-    cv2.line(label, foot, head, value, thick)
-    cv2.circle(image, head, radius, paint, -1)
-    cv2.circle(label, head, radius, value, -1)
+    tall, radius = unit * rng.uniform(0.14, 0.18), unit * rng.uniform(0.062, 0.08)
+    foot, head = place[1] + tall / 2, place[1] - tall / 2
+    half = unit / 40
+    pole = [(place[0] - half, head), (place[0] + half, head), (place[0] + half, foot), (place[0] - half, foot)]
+    corners = np.round(np.array(pole) * 16).astype(np.int32)
+    centre = (round(place[0] * 16), round(head * 16))
     lit = tuple(min(255, part + 35) for part in paint)
-    cv2.circle(image, (head[0] - radius // 3, head[1] - radius // 3), max(1, radius // 3), lit, -1)
+    cv2.fillPoly(image, [corners], (70, 62, 58), cv2.LINE_AA, shift=4)
+    cv2.circle(image, centre, round(radius * 16), paint, -1, cv2.LINE_AA, shift=4)
+    glint = (round((place[0] - radius * 0.3) * 16), round((head - radius * 0.3) * 16))
+    cv2.circle(image, glint, round(radius * 5), lit, -1, cv2.LINE_AA, shift=4)
+    cv2.fillPoly(label, [corners], value, cv2.LINE_8, shift=4)
+    cv2.circle(label, centre, round(radius * 16), value, -1, cv2.LINE_8, shift=4)

@@ -1,0 +1,203 @@
+"""Pictures and tables for people: label maps in the data set's palette, sheets of predictions, curves, confusion."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from rich.table import Table
+
+from pspnet_lightning.data.specs import Colour, DataSpec
+from pspnet_lightning.metrics import SegmentationScores
+
+_IGNORED: Colour = (0, 0, 0)
+_INK, _PAPER = (30, 30, 34), (255, 255, 255)
+_RIGHT, _WRONG = (214, 220, 226), (214, 40, 40)
+_COLUMNS = ("image", "truth", "prediction", "errors")
+
+
+@dataclass(frozen=True)
+class SheetItem:
+    """One row of a sheet: image uint8 (H, W, 3); label and prediction (H, W) of class indices."""
+
+    image: np.ndarray
+    label: np.ndarray
+    prediction: np.ndarray
+    name: str
+
+
+def colorize(label: np.ndarray, palette: Sequence[Colour], ignored: Colour = _IGNORED) -> np.ndarray:
+    """A label map (H, W) in colours, uint8 (H, W, 3); values outside the palette are ``ignored``."""
+    table = np.full((256, 3), ignored, np.uint8)
+    table[: len(palette)] = palette
+    return table[label.astype(np.uint8)]
+
+
+def overlay(image: np.ndarray, label: np.ndarray, palette: Sequence[Colour], alpha: float = 0.5) -> np.ndarray:
+    """The colours of ``label`` laid over ``image`` (H, W, 3) with opacity ``alpha``."""
+    colours = colorize(label, palette)
+    blended = cv2.addWeighted(image, 1 - alpha, colours, alpha, 0)
+    return np.where((label < len(palette))[..., None], blended, image)
+
+
+def error_map(prediction: np.ndarray, label: np.ndarray, ignore_index: int = 255) -> np.ndarray:
+    """Right pixels pale, wrong ones red, ignored ones black: uint8 (H, W, 3)."""
+    picture = np.where((prediction == label)[..., None], np.uint8(_RIGHT), np.uint8(_WRONG))
+    picture[label == ignore_index] = _IGNORED
+    return picture
+
+
+def prediction_sheet(items: Sequence[SheetItem], spec: DataSpec, *, cell_width: int = 240) -> np.ndarray:
+    """Image, truth, prediction and error map of each item, with captions and a legend: uint8 (H, W, 3).
+
+    The legend names the classes that occur, the commonest first, at most 40.
+    """
+    if not items:
+        raise ValueError("prediction_sheet: items is empty")
+    rows = []
+    for item in items:
+        right = float((item.prediction == item.label)[item.label != spec.ignore_index].mean() * 100)
+        cells = (
+            item.image[..., :3],
+            colorize(item.label, spec.palette),
+            colorize(item.prediction, spec.palette),
+            error_map(item.prediction, item.label, spec.ignore_index),
+        )
+        scale = cell_width / item.image.shape[1]
+        size = (cell_width, max(1, round(item.image.shape[0] * scale)))
+        interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
+        resized = [cv2.resize(np.ascontiguousarray(cell), size, interpolation=interpolation) for cell in cells]
+        gap = np.full((size[1], 6, 3), _PAPER, np.uint8)
+        strip = np.hstack([part for cell in resized for part in (cell, gap)][:-1])
+        rows += [_caption(f"{_short(item.name)}   {right:.1f} % of pixels right", strip.shape[1]), strip]
+    width = rows[1].shape[1]
+    heads = np.hstack([_caption(name, cell_width + 6) for name in _COLUMNS])[:, :width]
+    sheet = np.vstack([heads, *rows, _legend(items, spec, width)])
+    return cv2.copyMakeBorder(sheet, 8, 8, 8, 8, cv2.BORDER_CONSTANT, value=_PAPER)
+
+
+def save_png(image: np.ndarray, path: Path) -> None:
+    """Writes uint8 (H, W, 3) beside the target and renames, so that nobody sees half a picture."""
+    part = path.with_name(f".{path.name}.part")
+    Image.fromarray(image).save(part, format="PNG")
+    os.replace(part, path)
+
+
+def plot_curves(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Loss, validation scores and learning rate over steps, from the rows of a ``metrics.csv``."""
+    from matplotlib.figure import Figure  # takes a second to import, and a training run may end without a picture
+
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    panels = (
+        ("loss", {"train/loss": "training", "val/loss": "validation"}),
+        ("validation", {"val/miou": "mIoU", "val/macc": "mAcc", "val/aacc": "aAcc"}),
+        ("learning rate", {"lr/backbone": "backbone", "lr/head": "head"}),
+    )
+    for axes, (title, series) in zip(figure.subplots(1, len(panels)), panels, strict=True):
+        for key, label in series.items():
+            points = [(float(row["step"]), float(row[key])) for row in rows if row.get(key) not in (None, "")]
+            if points:
+                x, y = zip(*points, strict=True)
+                axes.plot(x, y, label=label, marker="o" if len(points) < 30 else None, markersize=3, linewidth=1.2)
+        axes.set(title=title, xlabel="step")
+        axes.grid(alpha=0.25)
+        if axes.lines:
+            axes.legend(frameon=False)
+        if title == "validation":
+            axes.set_ylim(0, 1)
+    _save_figure(figure, path)
+
+
+def confusion_figure(confusion: np.ndarray, classes: Sequence[str], path: Path) -> None:
+    """The matrix with each row (truth) normalised to 1; numbers in the cells up to 25 classes."""
+    from matplotlib.figure import Figure
+
+    count = len(classes)
+    total = confusion.sum(axis=1, keepdims=True)
+    share = np.divide(confusion, total, out=np.zeros(confusion.shape), where=total > 0)
+    side = min(4 + 0.42 * count, 30)
+    figure = Figure(figsize=(side + 1, side), layout="constrained")
+    axes = figure.subplots()
+    picture = axes.imshow(share, vmin=0, vmax=1, cmap="Blues")
+    font = 9 if count <= 25 else max(3.0, 220 / count)
+    axes.set_xticks(range(count), classes, rotation=60, ha="right", rotation_mode="anchor", fontsize=font)
+    axes.set_yticks(range(count), classes, fontsize=font)
+    axes.set(xlabel="prediction", ylabel="truth", title="share of each true class")
+    figure.colorbar(picture, ax=axes, shrink=0.8)
+    if count <= 25:
+        for row, column in np.argwhere(share >= 0.005):
+            value = share[row, column]
+            colour = "white" if value > 0.5 else "black"
+            axes.text(column, row, f"{value:.2f}".lstrip("0"), ha="center", va="center", color=colour, fontsize=7)
+    _save_figure(figure, path)
+
+
+def class_table(result: SegmentationScores, classes: Sequence[str]) -> Table:
+    """IoU, accuracy and share of pixels of each class, and the means, in per cent."""
+    table = Table(title=f"mIoU {_percent(result.miou)}   (absent classes: rule {result.rule!r})")
+    table.add_column("class")
+    for heading in ("IoU %", "accuracy %", "pixels %"):
+        table.add_column(heading, justify="right")
+    total = max(sum(result.pixels), 1)
+    for name, iou, accuracy, pixels in zip(classes, result.iou, result.accuracy, result.pixels, strict=True):
+        table.add_row(name, _percent(iou), _percent(accuracy), f"{100 * pixels / total:.2f}")
+    table.add_section()
+    table.add_row("mean", _percent(result.miou), _percent(result.macc), "")
+    table.add_row("all pixels", "", _percent(result.aacc), "100.00")
+    return table
+
+
+def _percent(value: float) -> str:
+    return "absent" if math.isnan(value) else f"{100 * value:.2f}"
+
+
+def _save_figure(figure: Any, path: Path) -> None:
+    part = path.with_name(f".{path.name}.part")
+    figure.savefig(part, format="png", dpi=110)
+    os.replace(part, path)
+
+
+def _font() -> Any:
+    return ImageFont.load_default(size=14)
+
+
+def _caption(text: str, width: int) -> np.ndarray:
+    strip = Image.new("RGB", (width, 22), _PAPER)
+    ImageDraw.Draw(strip).text((2, 3), text, fill=_INK, font=_font())
+    return np.array(strip)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 60 else f"...{name[-57:]}"
+
+
+def _legend(items: Sequence[SheetItem], spec: DataSpec, width: int) -> np.ndarray:
+    counts = sum(
+        np.bincount(np.concatenate([item.label.ravel(), item.prediction.ravel()]), minlength=256)[:256]
+        for item in items
+    )
+    order = [int(label) for label in np.argsort(-np.asarray(counts))[:40] if np.asarray(counts)[label]]
+    shown = [(spec.classes[label], spec.palette[label]) for label in order if label < spec.num_classes]
+    if spec.ignore_index in order:
+        shown.append(("ignored", _IGNORED))
+    measure, font = ImageDraw.Draw(Image.new("RGB", (1, 1))), _font()
+    places, x, y = [], 4, 6
+    for text, colour in shown:
+        needed = 22 + math.ceil(measure.textlength(text, font=font)) + 16
+        if x + needed > width and x > 4:
+            x, y = 4, y + 22
+        places.append((x, y, text, colour))
+        x += needed
+    strip = Image.new("RGB", (width, y + 24), _PAPER)
+    draw = ImageDraw.Draw(strip)
+    for x, y, text, colour in places:
+        draw.rectangle((x, y + 1, x + 15, y + 16), fill=colour, outline=_INK)
+        draw.text((x + 21, y), text, fill=_INK, font=font)
+    return np.array(strip)
