@@ -13,6 +13,8 @@ import pytest
 from PIL import Image
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+# tests/ is no package: what tests share is imported by name from here.
+sys.path.insert(0, str(REPOSITORY / "tests"))
 
 # A network and a run of seconds.
 SMALL = [

@@ -1,0 +1,52 @@
+"""ImageNet weights: strict, and clear where there is no network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.error import URLError
+
+import pytest
+import torch
+import torchvision.models
+
+from pspnet_lightning.models import PSPNet, load_imagenet_weights
+
+
+@pytest.fixture
+def model() -> PSPNet:
+    return PSPNet(3, depth=18, stem="plain")
+
+
+def test_local_file_leaves_out_the_classifier_only(model: PSPNet, tmp_path: Path) -> None:
+    theirs = torchvision.models.resnet18(weights=None).state_dict()
+    torch.save(theirs, tmp_path / "resnet18.pth")
+    assert load_imagenet_weights(model, file=tmp_path / "resnet18.pth") == ["fc.weight", "fc.bias"]
+    assert all(torch.equal(value, theirs[key]) for key, value in model.backbone.state_dict().items())
+
+
+def test_foreign_weights_list_every_difference(model: PSPNet, tmp_path: Path) -> None:
+    theirs = torchvision.models.resnet18(weights=None).state_dict()
+    theirs["extra"] = torch.zeros(1)
+    del theirs["conv1.weight"]
+    theirs["bn1.bias"] = torch.zeros(2)
+    torch.save(theirs, tmp_path / "odd.pth")
+    with pytest.raises(ValueError, match="3 differences") as caught:
+        load_imagenet_weights(model, file=tmp_path / "odd.pth")
+    for part in ("missing: conv1.weight", "unknown: extra", "shape of bn1.bias"):
+        assert part in str(caught.value)
+
+
+def test_no_network_names_the_remedy(model: PSPNet, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise URLError("no route to host")
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", refuse)
+    with pytest.raises(ValueError, match=r"resnet18-.*\.pth.*no route to host.*model\.pretrained=PATH"):
+        load_imagenet_weights(model)
+
+
+def test_missing_file_and_missing_architecture(tmp_path: Path, model: PSPNet) -> None:
+    with pytest.raises(FileNotFoundError, match="none.pth"):
+        load_imagenet_weights(model, file=tmp_path / "none.pth")
+    with pytest.raises(ValueError, match=r"no ImageNet weights for depth 18 with the deep stem.*stem=plain"):
+        load_imagenet_weights(PSPNet(3, depth=18, stem="deep"))
