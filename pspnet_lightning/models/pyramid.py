@@ -123,18 +123,18 @@ class PyramidHead(nn.Module):
         for level in levels:
             kernel = weight[:, start : start + level.shape[1]]
             start += level.shape[1]
-            by_row, by_column = self._tap_matrices(level.shape[-1], height, width, level)
-            rows.append(by_row)
-            columns.append(_columns(level, kernel, by_column))
+            size = level.shape[-1]
+            rows.append(tap_matrix(size, height, self.align_corners, level))
+            columns.append(_columns(level, kernel, tap_matrix(size, width, self.align_corners, level)))
         # (H, 3 sum b) times (N, 3 sum b, W * O), added to y where it lies: channels_last is (N, H, W, O).
         taps = torch.cat(rows, dim=1).expand(count, -1, -1)
-        flat = y.permute(0, 2, 3, 1).reshape(count, height, width * channels)
+        flat = y.permute(0, 2, 3, 1).flatten(2)
         total = torch.baddbmm(flat, taps, torch.cat(columns, dim=1))
+        if torch.compiler.is_exporting():
+            # The same view, said in strides: with dynamic sizes the exporter cannot prove that `width` divides.
+            strides = (height * width * channels, width * channels, channels, 1)
+            return total.as_strided((count, height, width, channels), strides).permute(0, 3, 1, 2)
         return total.view(count, height, width, channels).permute(0, 3, 1, 2)
-
-    def _tap_matrices(self, size: int, height: int, width: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        by_row = tap_matrix(size, height, self.align_corners, like)
-        return by_row, by_row if width == height else tap_matrix(size, width, self.align_corners, like)
 
 
 def tap_matrix(size: int, length: int, align_corners: bool, like: Tensor) -> Tensor:
@@ -152,13 +152,12 @@ def tap_matrix(size: int, length: int, align_corners: bool, like: Tensor) -> Ten
 
 def _columns(level: Tensor, kernel: Tensor, by_column: Tensor) -> Tensor:
     """One level's values through the kernel and up-sampled along the width: (N, 3 b, W * O)."""
-    count, _, size, _ = level.shape
-    outputs = kernel.shape[0]
+    size, outputs = level.shape[-1], kernel.shape[0]
     # (N, i, j, c) x (c, dy, dx, o): what each grid value becomes through each of the nine taps
     taps = kernel.permute(1, 2, 3, 0).reshape(kernel.shape[1], 9 * outputs)
-    values = torch.matmul(level.permute(0, 2, 3, 1), taps).view(count, size, size, 3, 3, outputs)
-    values = values.permute(0, 3, 1, 4, 2, 5).reshape(count, 3 * size, 3 * size, outputs)
-    return torch.matmul(by_column, values).view(count, 3 * size, by_column.shape[0] * outputs)
+    values = torch.matmul(level.permute(0, 2, 3, 1), taps).unflatten(3, (3, 3, outputs))
+    values = values.permute(0, 3, 1, 4, 2, 5).reshape(-1, 3 * size, 3 * size, outputs)
+    return torch.matmul(by_column, values).flatten(2)
 
 
 def require_several_values(norm: nn.Module, values: int, where: str) -> None:

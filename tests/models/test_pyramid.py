@@ -104,11 +104,12 @@ def test_export_with_dynamic_sizes(execution: str) -> None:
     torch.manual_seed(0)
     model = PSPNet(4, depth=18, stem="plain", width=8, execution=execution).eval()
     height, width = torch.export.Dim("height", min=33, max=257), torch.export.Dim("width", min=33, max=257)
+    batch = torch.export.Dim("batch", min=1, max=64)
     program = torch.export.export(
-        model, (torch.randn(2, 3, 65, 81),), dynamic_shapes=({2: height, 3: width},)
+        model, (torch.randn(2, 3, 65, 81),), dynamic_shapes=({0: batch, 2: height, 3: width},)
     ).module()
-    for size in ((65, 81), (50, 64), (97, 33)):
-        x = torch.randn(2, 3, *size)
+    for size in ((2, 65, 81), (1, 50, 64), (3, 97, 33)):
+        x = torch.randn(size[0], 3, *size[1:])
         assert difference(program(x), model(x)) < 1e-5
 
 
