@@ -38,8 +38,8 @@ SCENES = DataSpec(
     name="scenes",
     classes=tuple(_CLASSES),
     palette=tuple(_CLASSES.values()),
-    mean=(179.0, 188.0, 197.0),
-    std=(36.0, 31.0, 36.0),
+    mean=(176.5, 186.5, 194.5),
+    std=(39.0, 33.0, 39.0),
 )
 
 _PAINT = ((200, 70, 60), (60, 110, 190), (235, 190, 70), (240, 240, 235), (80, 150, 90), (120, 80, 130))
@@ -157,7 +157,7 @@ def _clearing(
     rng: np.random.Generator, height: int, width: int, horizon: int, unit: int
 ) -> tuple[tuple[int, int], tuple[int, int], float]:
     centre = (int(rng.integers(0, width)), int(rng.integers(horizon + unit // 8, height)))
-    axes = (round(unit * rng.uniform(0.10, 0.17)), round(unit * rng.uniform(0.06, 0.11)))
+    axes = (round(unit * rng.uniform(0.13, 0.19)), round(unit * rng.uniform(0.09, 0.13)))
     return centre, axes, float(rng.uniform(-20, 20))
 
 
@@ -185,14 +185,14 @@ def _free_place(
     taken: Sequence[tuple[int, int]],
 ) -> tuple[int, int] | None:
     """A spot in the mist, away from clearings and from other things; None if twenty tries find none."""
-    margin = unit // 8
+    margin = unit // 7
     for x, y in zip(
         rng.integers(margin, width - margin, 20), rng.integers(horizon + margin, height - margin // 2, 20), strict=True
     ):
         far = all(
             np.hypot(x - centre[0], y - centre[1]) > max(axes) + _CLEARANCE * unit for centre, axes, _ in clearings
         )
-        if far and all(abs(x - a) > unit * 0.28 or abs(y - b) > unit * 0.26 for a, b in taken):
+        if far and all(abs(x - a) > unit * 0.32 or abs(y - b) > unit * 0.32 for a, b in taken):
             return int(x), int(y)
     return None
 
@@ -202,7 +202,7 @@ def _hull(
 ) -> None:
     """A body with a cabin: boat, car or tractor."""
     paint, cabin = rng.choice(len(_PAINT), 2, replace=False)
-    length, side = unit * rng.uniform(0.11, 0.14), 1 if rng.random() < 0.5 else -1
+    length, side = unit * rng.uniform(0.13, 0.16), 1 if rng.random() < 0.5 else -1
     rise = length * rng.uniform(0.65, 0.8)
     bow = rng.uniform(0.95, 1.1)
     cabin_shape = [(-0.62, -0.05), (-0.5, -0.9), (0.2, -0.9), (0.45, -0.05)]
@@ -226,9 +226,9 @@ def _post(
 ) -> None:
     """A pole with a ball on top: buoy, lamp or sapling."""
     paint = _PAINT[int(rng.integers(0, len(_PAINT)))]
-    tall, radius = unit * rng.uniform(0.14, 0.18), unit * rng.uniform(0.062, 0.08)
+    tall, radius = unit * rng.uniform(0.17, 0.21), unit * rng.uniform(0.08, 0.10)
     foot, head = place[1] + tall / 2, place[1] - tall / 2
-    half = unit / 40
+    half = unit / 26
     pole = [(place[0] - half, head), (place[0] + half, head), (place[0] + half, foot), (place[0] - half, foot)]
     corners = np.round(np.array(pole) * 16).astype(np.int32)
     centre = (round(place[0] * 16), round(head * 16))

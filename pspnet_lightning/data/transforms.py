@@ -12,6 +12,8 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+Canvas = tuple[slice, slice]  # rows and columns
+
 
 class TrainTransform:
     """Random scale, rotation, Gaussian blur, horizontal flip and crop, with semseg's parameters as defaults.
@@ -64,7 +66,7 @@ class TrainTransform:
     ) -> tuple[np.ndarray, np.ndarray]:
         # Always the same number of draws in the same order: changing one probability leaves the others' draws alone.
         scale, rotate, angle, blur, flip, top, left = rng.random(7)
-        matrix = crop_matrix(
+        matrix, canvas = crop_matrix(
             label.shape[0],
             label.shape[1],
             self.height,
@@ -82,6 +84,8 @@ class TrainTransform:
         label = cv2.warpAffine(
             label, matrix, size, flags=cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=self.ignore_index
         )
+        _blank_outside(image, canvas, self.fill)
+        _blank_outside(label, canvas, self.ignore_index)
         if blur < self.blur_probability:
             image = cv2.GaussianBlur(image, (5, 5), 0)
         return image, label
@@ -107,10 +111,11 @@ def crop_matrix(
     flip: bool,
     top: float,
     left: float,
-) -> np.ndarray:
-    """The 2 x 3 matrix from source to crop pixel centres that equals semseg's sequence of operations.
+) -> tuple[np.ndarray, Canvas]:
+    """The 2 x 3 matrix from source to crop pixel centres that equals semseg's sequence of operations, and the canvas.
 
-    ``angle`` in degrees, counter-clockwise; ``top`` and ``left`` in 0..1 choose the crop among all that fit.
+    ``angle`` in degrees, counter-clockwise; ``top`` and ``left`` in 0..1 choose the crop among all that fit. The
+    canvas is the resized image's frame in the crop: what a rotation turns out of it is lost.
     """
     scaled_height, scaled_width = round(height * scale), round(width * scale)
     # cv2.resize keeps the image's outer edges in place, which lie half a pixel outside the first centre.
@@ -124,7 +129,16 @@ def crop_matrix(
     y = _offset(top, scaled_height + pad_height - crop_height) - pad_height // 2
     x = _offset(left, scaled_width + pad_width - crop_width) - pad_width // 2
     cut = np.array([[1, 0, -x], [0, 1, -y], [0, 0, 1]])
-    return (cut @ mirror @ rotate @ resize)[:2]
+    canvas = (slice(max(-y, 0), max(scaled_height - y, 0)), slice(max(-x, 0), max(scaled_width - x, 0)))
+    return (cut @ mirror @ rotate @ resize)[:2], canvas
+
+
+def _blank_outside(picture: np.ndarray, canvas: Canvas, value: float | tuple[float, ...]) -> None:
+    rows, columns = canvas
+    picture[: rows.start] = value
+    picture[rows.stop :] = value
+    picture[:, : columns.start] = value
+    picture[:, columns.stop :] = value
 
 
 def _offset(draw: float, room: int) -> int:
