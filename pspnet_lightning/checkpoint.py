@@ -61,14 +61,14 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         ) from error
     if not isinstance(content, dict) or "pspnet_lightning" not in content or "state_dict" not in content:
         raise ValueError(
-            f"{str(path)!r} is not a checkpoint of pspnet-lightning: it has no 'pspnet_lightning' entry. For weights of "
-            f"another code base see pspnet_lightning.models.from_state_dict"
+            f"{str(path)!r} is not a checkpoint of pspnet-lightning: it has no entry 'pspnet_lightning'. For weights "
+            f"of another code base see pspnet_lightning.models.from_state_dict"
         )
     return content
 
 
 def load(path: str | Path) -> SegmentationModule:
-    """The module that a checkpoint file holds, in eval mode on the CPU: model and data spec come from the file alone."""
+    """The module that a checkpoint file holds, in eval mode on the CPU: model and spec come from the file alone."""
     content = read_checkpoint(path)
     description = content["pspnet_lightning"]
     module = build_module(description["config"], spec_of(content), for_training=False)

@@ -14,7 +14,7 @@ import hydra.utils
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from pspnet_lightning.data import DataSpec
+from pspnet_lightning.data import DataSpec, EvalTransform
 from pspnet_lightning.datamodule import SegmentationDataModule
 from pspnet_lightning.losses import class_weights_from_counts
 from pspnet_lightning.models import PSPNet, load_imagenet_weights
@@ -142,13 +142,11 @@ def split_data_node(node: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, 
 
 
 def build_data(cfg: Any) -> SegmentationDataModule:
-    """The data module of a training config: source, loaders, transforms that know the data set's mean and ignore value."""
+    """The data module of a training config; its transforms know the data set's mean and ignored value."""
     source_node, loader = split_data_node(cfg["data"])
     source = hydra.utils.instantiate({**source_node, "_partial_": True}, _convert_="all")
     spec: DataSpec = source("train").spec
     transform = build(cfg["augment"], "augment", mean=spec.mean, ignore_index=spec.ignore_index)
-    from pspnet_lightning.data import EvalTransform
-
     return SegmentationDataModule(
         source, transform=transform, eval_transform=EvalTransform(), seed=cfg["seed"], **loader
     )
@@ -183,8 +181,8 @@ def build_module(
     aux_weight = loss.pop("aux_weight", 0.4)
     method = loss.get("class_weights")
     if isinstance(method, str):
-        counted = for_training and data is not None
-        loss["class_weights"] = class_weights_from_counts(data.class_counts(), method) if counted else None
+        counts = data.class_counts() if for_training and data is not None else None
+        loss["class_weights"] = None if counts is None else class_weights_from_counts(counts, method)
     return SegmentationModule(
         build_model(config["model"], spec, pretrained=for_training),
         build(loss, "loss", ignore_index=spec.ignore_index),

@@ -1,4 +1,4 @@
-"""The LightningDataModule: a segmentation data set's splits as loaders whose samples depend on (seed, epoch, index) only."""
+"""The LightningDataModule: a data set's splits as loaders whose samples depend on (seed, epoch, index) only."""
 
 from __future__ import annotations
 
@@ -32,6 +32,16 @@ def _start_worker(_: int) -> None:
     # A worker is one process on one core: OpenCV's and torch's own threads would only fight over it.
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+
+
+class _TrainLoader(DataLoader[Any]):
+    """Tells Lightning that it can be resumed: where it stands follows from the trainer's progress, not from a state."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        pass
 
 
 class SegmentationDataModule(L.LightningDataModule):
@@ -120,9 +130,9 @@ class SegmentationDataModule(L.LightningDataModule):
         if self.trainer is not None:
             # Lightning makes the first epoch's iterator before it tells the epoch: a resumed run says both here.
             loop = self.trainer.fit_loop
-            sampler.set_epoch(loop.epoch_progress.current.processed)
+            sampler.set_epoch(loop.epoch_progress.current.processed)  # type: ignore[attr-defined]
             sampler.start_batch = loop.epoch_loop.batch_progress.current.ready % len(sampler)
-        return DataLoader(
+        return _TrainLoader(
             TransformedDataset(data, self.transform, seed=self.seed),
             batch_sampler=sampler,
             collate_fn=collate,
@@ -141,7 +151,7 @@ class SegmentationDataModule(L.LightningDataModule):
         keys = [(0, index) for index in shard_indices(len(data), rank=rank, world_size=world_size)]
         return DataLoader(
             TransformedDataset(data, self.eval_transform, seed=self.seed),
-            sampler=keys,  # type: ignore[arg-type]  # any iterable with a length serves as a sampler
+            sampler=keys,
             batch_size=self.val_batch_size,
             collate_fn=collate_by_size,
             **self._loader_options(),

@@ -76,7 +76,7 @@ class SegmentationModule(L.LightningModule):
     ) -> None:
         super().__init__()
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self.model = model.to(memory_format=self.memory_format)  # type: ignore[call-overload]
+        self.model = model.to(memory_format=self.memory_format)
         self.criterion = criterion
         self.aux_weight = aux_weight
         self.ignore_index = ignore_index
@@ -147,8 +147,8 @@ class SegmentationModule(L.LightningModule):
         self.confusion.reset()
         self.val_loss.reset()
 
-    def validation_step(self, batch: list[Batch], batch_idx: int) -> list[Tensor]:
-        """Whole images, one group of equal sizes after the other; returns their label maps (n, H, W)."""
+    def validation_step(self, batch: list[Batch], batch_idx: int) -> dict[str, list[Tensor]]:
+        """Whole images, one group of equal sizes after the other; returns their label maps: predictions, (n, H, W) each."""
         predictions = []
         for group in batch:
             target = group["label"].long()
@@ -159,20 +159,20 @@ class SegmentationModule(L.LightningModule):
             prediction = logits.argmax(dim=1)
             self.confusion.update(prediction, target)
             predictions.append(prediction)
-        return predictions
+        return {"predictions": predictions}
 
     def on_validation_epoch_end(self) -> None:
         confusion = self.confusion.compute()
         self.val_scores = scores(confusion)
-        values = {
-            "val/loss": self.val_loss.compute(),
+        values: dict[str, float] = {
+            "val/loss": float(self.val_loss.compute()),
             "val/miou": self.val_scores.miou,
             "val/macc": self.val_scores.macc,
             "val/aacc": self.val_scores.aacc,
         }
         for key, value in values.items():
             # Already summed over the ranks; `rank_zero_only` would hide it from the other ranks' checkpoints.
-            self.log(key, float(value), prog_bar=key == "val/miou", batch_size=1)
+            self.log(key, value, prog_bar=key == "val/miou", batch_size=1)
 
     test_step = validation_step
     on_test_epoch_start = on_validation_epoch_start

@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 
 def parameter_groups(model: nn.Module, *, lr: float, head_lr_factor: float) -> list[dict[str, Any]]:
-    """Two groups, "backbone" at ``lr`` and "head" at ``lr * head_lr_factor``; every trainable parameter in one of them."""
+    """Two groups, "backbone" at ``lr`` and "head" at ``lr * head_lr_factor``; each trainable parameter in one."""
     if lr <= 0 or head_lr_factor <= 0:
         raise ValueError(f"optimizer.lr={lr} and optimizer.head_lr_factor={head_lr_factor} must be above 0")
     backbone = [parameter for parameter in model.backbone_parameters() if parameter.requires_grad]  # type: ignore[operator]
@@ -51,7 +51,7 @@ def adamw(
 ) -> Optimizer:
     """AdamW with the same two groups."""
     groups = parameter_groups(model, lr=lr, head_lr_factor=head_lr_factor)
-    return torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay, betas=tuple(betas))
+    return torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay, betas=(betas[0], betas[1]))
 
 
 def poly(optimizer: Optimizer, *, total_steps: int, power: float = 0.9, warmup_steps: int = 0) -> LambdaLR:
@@ -72,9 +72,7 @@ def constant(optimizer: Optimizer, *, total_steps: int, warmup_steps: int = 0) -
     return _schedule(optimizer, total_steps, warmup_steps, lambda share: 1.0)
 
 
-def _schedule(
-    optimizer: Optimizer, total_steps: int, warmup_steps: int, factor: Callable[[float], float]
-) -> LambdaLR:
+def _schedule(optimizer: Optimizer, total_steps: int, warmup_steps: int, factor: Callable[[float], float]) -> LambdaLR:
     if total_steps < 1 or not 0 <= warmup_steps < total_steps:
         raise ValueError(
             f"scheduler: total_steps={total_steps} must be at least 1 and warmup_steps={warmup_steps} less than it"

@@ -49,7 +49,7 @@ def overlay(image: np.ndarray, label: np.ndarray, palette: Sequence[Colour], alp
 
 def error_map(prediction: np.ndarray, label: np.ndarray, ignore_index: int = 255) -> np.ndarray:
     """Right pixels pale, wrong ones red, ignored ones black: uint8 (H, W, 3)."""
-    picture = np.where((prediction == label)[..., None], np.uint8(_RIGHT), np.uint8(_WRONG))
+    picture = np.where((prediction == label)[..., None], np.array(_RIGHT, np.uint8), np.array(_WRONG, np.uint8))
     picture[label == ignore_index] = _IGNORED
     return picture
 
@@ -92,7 +92,9 @@ def save_png(image: np.ndarray, path: Path) -> None:
 
 def plot_curves(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Loss, validation scores and learning rate over steps, from the rows of a ``metrics.csv``."""
-    from matplotlib.figure import Figure  # takes a second to import, and a training run may end without a picture
+    from matplotlib.figure import (
+        Figure,
+    )  # takes a second to import, and a training run may end without a picture
 
     figure = Figure(figsize=(12, 3.6), layout="constrained")
     panels = (

@@ -17,7 +17,7 @@ VECTORS = Path(__file__).parent / "vectors"
 
 def _normal(name: str, shape: tuple[int, ...]) -> np.ndarray:
     # RandomState: its streams are frozen over NumPy's versions.
-    return np.random.RandomState(zlib.crc32(name.encode())).standard_normal(shape)  # noqa: NPY002
+    return np.random.RandomState(zlib.crc32(name.encode())).standard_normal(shape)
 
 
 def tensor(name: str, shape: tuple[int, ...]) -> torch.Tensor:
@@ -45,7 +45,7 @@ def image(height: int, width: int, batch: int = 2) -> torch.Tensor:
 
 
 def label(height: int, width: int, classes: int, batch: int = 2) -> torch.Tensor:
-    state = np.random.RandomState(zlib.crc32(b"label"))  # noqa: NPY002
+    state = np.random.RandomState(zlib.crc32(b"label"))
     values = state.randint(0, classes, (batch, height, width))
     values[state.uniform(size=values.shape) < 0.1] = 255
     return torch.from_numpy(values.astype(np.int64))

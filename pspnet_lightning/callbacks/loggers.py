@@ -23,7 +23,7 @@ def csv_logger(save_dir: str) -> Logger:
 
 
 def tensorboard_logger(save_dir: str) -> Logger:
-    """Event files in ``<save_dir>/tensorboard``. Raises ValueError with the remedy where TensorBoard is not installed."""
+    """Event files in ``<save_dir>/tensorboard``. Raises ValueError where TensorBoard is not installed."""
     try:
         import tensorboard  # noqa: F401
     except ImportError as error:

@@ -44,7 +44,7 @@ class ValidationPictures(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        for group, predictions in zip(batch, outputs, strict=True):
+        for group, predictions in zip(batch, outputs["predictions"], strict=True):
             for position in range(len(predictions)):
                 if self._seen in self._chosen:
                     self._items.append(

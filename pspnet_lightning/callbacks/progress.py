@@ -91,5 +91,6 @@ class EpochLines(Callback):
         ]
         total = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else "?"
         print(
-            f"epoch {trainer.current_epoch + 1}/{total}, step {trainer.global_step}: {', '.join(shown)}", flush=True
+            f"epoch {trainer.current_epoch + 1}/{total}, step {trainer.global_step}: {', '.join(shown)}",
+            flush=True,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import sys
@@ -63,10 +64,13 @@ def _explain(error: BaseException, config_name: str) -> str:
         key = match[1]
         return f"{key}: there is no such key in the configuration; {nearest(key, _known_keys(config_name))}"
     if match := re.search(r"Key '([^']+)' not in '(\w+Config)'", text):
-        return f"{match[1]}: there is no such key at the top of {config_name}.yaml; {nearest(match[1], top_level_keys(config_name))}"
+        known = top_level_keys(config_name)
+        return f"{match[1]}: there is no such key at the top of {config_name}.yaml; {nearest(match[1], known)}"
     if match := re.search(r"Missing mandatory value: (\S+)", text):
         return f"{match[1]} is required: give {match[1]}=... on the command line"
-    if match := re.search(r"Could not find '([\w/]+)/([^/']+)'\s*Available options in '[^']+':\s*(.*)", text, re.DOTALL):
+    if match := re.search(
+        r"Could not find '([\w/]+)/([^/']+)'\s*Available options in '[^']+':\s*(.*)", text, re.DOTALL
+    ):
         options = match[3].split()
         return f"{match[1]}={match[2]}: there is no such option; {nearest(match[2], options)}"
     if "Caught " in text and "Traceback" in text:
@@ -74,7 +78,11 @@ def _explain(error: BaseException, config_name: str) -> str:
         tail = re.split(r"\n(?:\w+\.)*\w*(?:Error|Exception): ", text)
         return tail[-1].strip()
     if isinstance(error, HydraException) and error.__cause__ is not None:
-        return _explain(error.__cause__, config_name) if isinstance(error.__cause__, USER_ERRORS) else f"{text}: {error.__cause__}"
+        return (
+            _explain(error.__cause__, config_name)
+            if isinstance(error.__cause__, USER_ERRORS)
+            else f"{text}: {error.__cause__}"
+        )
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.strerror}: {error.filename}"
     return text or type(error).__name__
@@ -113,3 +121,6 @@ def _quiet() -> None:
         r".*Experiment logs directory .* exists.*",
     ):
         warnings.filterwarnings("ignore", message=message)
+    # Devices found, checkpoints restored, tips: the screen belongs to the run. Warnings are still shown.
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)

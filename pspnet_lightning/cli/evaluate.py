@@ -11,7 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from pspnet_lightning.callbacks import RunReport
-from pspnet_lightning.checkpoint import load, read_checkpoint
+from pspnet_lightning.checkpoint import load
 from pspnet_lightning.cli.app import run
 from pspnet_lightning.config import as_plain, build, nearest, split_data_node
 from pspnet_lightning.data import EvalTransform

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 import torch
 from hydra.core.hydra_config import HydraConfig
+from lightning.pytorch.callbacks import ProgressBar
 from omegaconf import DictConfig, OmegaConf
 
 from pspnet_lightning.callbacks.loggers import log_config
@@ -45,8 +44,11 @@ def train(cfg: DictConfig) -> float:
         module.model.compile()
     callbacks = [build(node, f"callbacks.{name}") for name, node in cfg.callbacks.items() if node]
     loggers = [build(node, f"logger.{name}") for name, node in cfg.logger.items() if node]
+    node = dict(as_plain(cfg.trainer))
+    if not any(isinstance(callback, ProgressBar) for callback in callbacks):
+        node["enable_progress_bar"] = False  # Lightning would add a bar of its own
     trainer: L.Trainer = build(
-        cfg.trainer,
+        node,
         "trainer",
         callbacks=callbacks,
         logger=loggers,
@@ -61,13 +63,15 @@ def train(cfg: DictConfig) -> float:
 
     trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
 
+    if trainer.interrupted:
+        raise KeyboardInterrupt  # Lightning ends quietly; a sweep or a shell must know
     best = _best_checkpoint(trainer)
-    if best is not None and trainer.state.finished:
+    if best is not None:
         trainer.validate(module, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
         if trainer.is_global_zero:
             print(f"best checkpoint: {_shown(best)}")
             print(f"evaluate it:     pspnet-evaluate checkpoint={_shown(best)}", flush=True)
-    return _objective(trainer, cfg.objective)
+    return _objective(trainer, cfg)
 
 
 def _check(cfg: DictConfig, name: str) -> None:
@@ -110,12 +114,15 @@ def _best_checkpoint(trainer: L.Trainer) -> str | None:
     return None
 
 
-def _objective(trainer: L.Trainer, name: str) -> float:
+def _objective(trainer: L.Trainer, cfg: DictConfig) -> float:
+    name = cfg.objective
     value = trainer.callback_metrics.get(name)
     if value is None:
-        if trainer.fast_dev_run or not trainer.state.finished:
+        if cfg.trainer.fast_dev_run:
             return float("nan")
-        raise ValueError(f"objective={name!r} was not logged; logged are: {', '.join(sorted(trainer.callback_metrics))}")
+        raise ValueError(
+            f"objective={name!r} was not logged; logged are: {', '.join(sorted(trainer.callback_metrics))}"
+        )
     return float(value)
 
 
@@ -125,7 +132,3 @@ def _shown(path: str | Path) -> str:
         return str(Path(path).resolve().relative_to(Path.cwd()))
     except ValueError:
         return str(path)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

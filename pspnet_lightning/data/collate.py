@@ -11,7 +11,7 @@ from pspnet_lightning.data.datasets import Sample
 
 
 def collate(samples: Sequence[Sample]) -> dict[str, Any]:
-    """Equal-sized samples as one batch: image uint8 (N, C, H, W) channels_last, label uint8 (N, H, W), name, index (N,)."""
+    """Equal-sized samples as a batch: image uint8 (N, C, H, W) channels_last, label uint8 (N, H, W), name, index."""
     # Stacked as (N, H, W, C), which the samples are in memory: the permuted view is channels_last.
     images = torch.stack([sample["image"].permute(1, 2, 0) for sample in samples])
     return {

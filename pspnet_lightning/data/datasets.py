@@ -46,7 +46,7 @@ class SegmentationDataset(ABC):
 
 
 class PairDataset(SegmentationDataset):
-    """Pairs of image and label files. Raises ValueError when there are none, FileNotFoundError listing missing files."""
+    """Pairs of image and label files. ValueError when there are none, FileNotFoundError listing missing ones."""
 
     def __init__(self, pairs: Sequence[tuple[Path, Path]], spec: DataSpec, *, origin: str) -> None:
         if not pairs:
@@ -93,7 +93,7 @@ class TransformedDataset(Dataset[Sample]):
 
 
 def read_list(file: Path, root: Path) -> list[tuple[Path, Path]]:
-    """The pairs of a text file of ``image label`` lines (semseg's format), relative to ``root``; blank lines are passed over.
+    """The pairs of a text file of ``image label`` lines (semseg's format), relative to ``root``; blank lines may occur.
 
     Raises FileNotFoundError for the file, and ValueError listing every line that is not a pair.
     """
@@ -143,7 +143,7 @@ def list_file(
     std: Sequence[float] | None = None,
     name: str = "list",
 ) -> SegmentationDataset:
-    """``data=list``: text files of ``image label`` pairs, semseg's format; lists and their entries are relative to ``root``."""
+    """``data=list``: text files of ``image label`` pairs, semseg's format; all paths are relative to ``root``."""
     require_split(split)
     folder = require_folder(root, "Give the folder that the lists' paths are relative to.")
     chosen = {"train": train, "val": val, "test": test}[split]

@@ -45,8 +45,8 @@ def read_raw_label(path: Path) -> np.ndarray:
         ) from error
     if values.ndim != 2:
         raise ValueError(
-            f"label {str(path)!r} is a colour image (mode {mode}), not a map of class indices: was a palette PNG saved as "
-            f"RGB? Convert the colours to indices, or give the palette PNG itself"
+            f"label {str(path)!r} is a colour image (mode {mode}), not a map of class indices: was a palette PNG saved "
+            f"as RGB? Convert the colours to indices, or give the palette PNG itself"
         )
     if values.dtype == np.bool_:
         values = values.astype(np.uint8)
@@ -54,7 +54,7 @@ def read_raw_label(path: Path) -> np.ndarray:
 
 
 def map_label(raw: np.ndarray, spec: DataSpec, path: Path | str) -> np.ndarray:
-    """Raw values -> labels 0..K-1 or ``ignore_index``, uint8 (H, W). Raises ValueError naming the file and foreign values."""
+    """Raw values -> labels 0..K-1 or ``ignore_index``, uint8 (H, W). Raises ValueError naming file and values."""
     allowed = _allowed(spec)
     highest = int(raw.max(initial=0))
     if highest > 255 or (raw.dtype.kind == "i" and int(raw.min(initial=0)) < 0):

@@ -32,7 +32,13 @@ _CLASSES = {
     "lamp": (40, 200, 200),
     "sapling": (130, 90, 40),
 }
-SKY, MIST, GROUND, HULL, POST = 0, 1, 2, 5, 8  # the last three: of the river; the street's and the meadow's follow
+SKY, MIST, GROUND, HULL, POST = (
+    0,
+    1,
+    2,
+    5,
+    8,
+)  # the last three: of the river; the street's and the meadow's follow
 
 SCENES = DataSpec(
     name="scenes",
@@ -129,7 +135,14 @@ def draw_scene(rng: np.random.Generator, setting: int, size: tuple[int, int]) ->
         if place is not None:
             places.append(place)
             draw = _hull if kind == 0 else _post
-            draw(np.random.default_rng(seed), image, label, place, unit, (HULL if kind == 0 else POST) + setting)
+            draw(
+                np.random.default_rng(seed),
+                image,
+                label,
+                place,
+                unit,
+                (HULL if kind == 0 else POST) + setting,
+            )
     return image, label
 
 
@@ -187,7 +200,9 @@ def _free_place(
     """A spot in the mist, away from clearings and from other things; None if twenty tries find none."""
     margin = unit // 7
     for x, y in zip(
-        rng.integers(margin, width - margin, 20), rng.integers(horizon + margin, height - margin // 2, 20), strict=True
+        rng.integers(margin, width - margin, 20),
+        rng.integers(horizon + margin, height - margin // 2, 20),
+        strict=True,
     ):
         far = all(
             np.hypot(x - centre[0], y - centre[1]) > max(axes) + _CLEARANCE * unit for centre, axes, _ in clearings
@@ -198,7 +213,12 @@ def _free_place(
 
 
 def _hull(
-    rng: np.random.Generator, image: np.ndarray, label: np.ndarray, place: tuple[int, int], unit: int, value: int
+    rng: np.random.Generator,
+    image: np.ndarray,
+    label: np.ndarray,
+    place: tuple[int, int],
+    unit: int,
+    value: int,
 ) -> None:
     """A body with a cabin: boat, car or tractor."""
     paint, cabin = rng.choice(len(_PAINT), 2, replace=False)
@@ -222,14 +242,24 @@ def _hull(
 
 
 def _post(
-    rng: np.random.Generator, image: np.ndarray, label: np.ndarray, place: tuple[int, int], unit: int, value: int
+    rng: np.random.Generator,
+    image: np.ndarray,
+    label: np.ndarray,
+    place: tuple[int, int],
+    unit: int,
+    value: int,
 ) -> None:
     """A pole with a ball on top: buoy, lamp or sapling."""
     paint = _PAINT[int(rng.integers(0, len(_PAINT)))]
     tall, radius = unit * rng.uniform(0.17, 0.21), unit * rng.uniform(0.08, 0.10)
     foot, head = place[1] + tall / 2, place[1] - tall / 2
     half = unit / 26
-    pole = [(place[0] - half, head), (place[0] + half, head), (place[0] + half, foot), (place[0] - half, foot)]
+    pole = [
+        (place[0] - half, head),
+        (place[0] + half, head),
+        (place[0] + half, foot),
+        (place[0] - half, foot),
+    ]
     corners = np.round(np.array(pole) * 16).astype(np.int32)
     centre = (round(place[0] * 16), round(head * 16))
     lit = tuple(min(255, part + 35) for part in paint)

@@ -48,7 +48,7 @@ class DataSpec:
                 raise ValueError(f"data set {self.name!r}: palette colour {list(colour)} is not [r, g, b] in 0..255")
         if not count <= self.ignore_index <= 255:
             raise ValueError(
-                f"data set {self.name!r}: ignore_index={self.ignore_index} must lie in {count}..255, outside the classes"
+                f"data set {self.name!r}: ignore_index={self.ignore_index} must lie in {count}..255, outside classes"
             )
         for raw, label in (self.label_map or {}).items():
             if not (0 <= label < count or label == self.ignore_index):

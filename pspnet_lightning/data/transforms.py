@@ -61,9 +61,7 @@ class TrainTransform:
         self.fill = tuple(float(round(value)) for value in mean)
         self.ignore_index = ignore_index
 
-    def __call__(
-        self, image: np.ndarray, label: np.ndarray, rng: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(self, image: np.ndarray, label: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         # Always the same number of draws in the same order: changing one probability leaves the others' draws alone.
         scale, rotate, angle, blur, flip, top, left = rng.random(7)
         matrix, canvas = crop_matrix(
@@ -82,7 +80,12 @@ class TrainTransform:
             image, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=self.fill
         )
         label = cv2.warpAffine(
-            label, matrix, size, flags=cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=self.ignore_index
+            label,
+            matrix,
+            size,
+            flags=cv2.INTER_NEAREST,
+            borderMode=cv2.BORDER_CONSTANT,
+            borderValue=self.ignore_index,
         )
         _blank_outside(image, canvas, self.fill)
         _blank_outside(label, canvas, self.ignore_index)
@@ -94,9 +97,7 @@ class TrainTransform:
 class EvalTransform:
     """The image as it is: validation sees whole images at their own size."""
 
-    def __call__(
-        self, image: np.ndarray, label: np.ndarray, rng: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(self, image: np.ndarray, label: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         return image, label
 
 

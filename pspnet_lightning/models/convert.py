@@ -46,7 +46,9 @@ def from_state_dict(
     tensors = _unwrapped(state_dict)
     branches = {int(match[1]) for key in tensors if (match := re.match(r"ppm\.features\.(\d+)\.", key))}
     if len(branches) != len(bins):
-        raise ValueError(f"bins={tuple(bins)} has {len(bins)} sizes, but the state dict has {len(branches)} pyramid branches")
+        raise ValueError(
+            f"bins={tuple(bins)} has {len(bins)} sizes, but the state dict has {len(branches)} pyramid branches"
+        )
     model = PSPNet(bins=bins, **_semseg_architecture(tensors))
 
     own = model.state_dict()
@@ -89,7 +91,7 @@ def _semseg_name(name: str) -> str:
 
 
 def _semseg_architecture(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """PSPNet's arguments, read from the official names. What a missing tensor hides is taken from the official network."""
+    """PSPNet's arguments, read from the official names. What a missing tensor hides is the official network's."""
     blocks = tuple(
         len({match[1] for key in tensors if (match := re.match(rf"layer{stage}\.(\d+)\.", key))})
         for stage in (1, 2, 3, 4)

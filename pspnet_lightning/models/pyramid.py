@@ -34,7 +34,12 @@ class PyramidPooling(nn.Module):
     """
 
     def __init__(
-        self, channels: int, bins: Sequence[int] = (1, 2, 3, 6), *, pooling: str = "average", reduction: bool = True
+        self,
+        channels: int,
+        bins: Sequence[int] = (1, 2, 3, 6),
+        *,
+        pooling: str = "average",
+        reduction: bool = True,
     ) -> None:
         super().__init__()
         one_of("pooling", pooling, POOLINGS)

@@ -32,7 +32,13 @@ class BasicBlock(nn.Module):
     expansion = 1
 
     def __init__(
-        self, inputs: int, planes: int, stride: int, dilation: int, downsample: nn.Module | None, stride_on: str
+        self,
+        inputs: int,
+        planes: int,
+        stride: int,
+        dilation: int,
+        downsample: nn.Module | None,
+        stride_on: str,
     ) -> None:
         super().__init__()
         self.conv1 = _conv3x3(inputs, planes, stride, dilation)
@@ -55,7 +61,13 @@ class Bottleneck(nn.Module):
     expansion = 4
 
     def __init__(
-        self, inputs: int, planes: int, stride: int, dilation: int, downsample: nn.Module | None, stride_on: str
+        self,
+        inputs: int,
+        planes: int,
+        stride: int,
+        dilation: int,
+        downsample: nn.Module | None,
+        stride_on: str,
     ) -> None:
         super().__init__()
         first, second = (1, stride) if stride_on == "3x3" else (stride, 1)
@@ -189,5 +201,3 @@ def feature_size(size: int, output_stride: int) -> int:
     while output_stride > 1:
         size, output_stride = (size + 1) // 2, output_stride // 2
     return size
-
-

@@ -74,7 +74,12 @@ def test_batches_are_uint8_in_channels_last() -> None:
 
 def test_different_sizes_are_grouped_not_padded() -> None:
     samples = [
-        {"image": torch.zeros(3, *size, dtype=torch.uint8), "label": torch.zeros(size), "name": str(i), "index": i}
+        {
+            "image": torch.zeros(3, *size, dtype=torch.uint8),
+            "label": torch.zeros(size),
+            "name": str(i),
+            "index": i,
+        }
         for i, size in enumerate([(4, 5), (6, 7), (4, 5)])
     ]
     groups = collate_by_size(samples)

@@ -23,7 +23,7 @@ def sequence(
     top: float,
     left: float,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What hszhao/semseg does one after the other: resize, rotate, flip, pad, crop (float image, mean and 255 as borders)."""
+    """What hszhao/semseg does one after the other: resize, rotate, flip, pad, crop (mean and 255 as borders)."""
     image = cv2.resize(image.astype(np.float32), None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR)
     label = cv2.resize(label, None, fx=scale, fy=scale, interpolation=cv2.INTER_NEAREST)
     height, width = label.shape
@@ -37,7 +37,10 @@ def sequence(
     above, beside = int(pad_h / 2), int(pad_w / 2)
     if pad_h or pad_w:
         borders = (above, pad_h - above, beside, pad_w - beside, cv2.BORDER_CONSTANT)
-        image, label = cv2.copyMakeBorder(image, *borders, value=MEAN), cv2.copyMakeBorder(label, *borders, value=255)
+        image, label = (
+            cv2.copyMakeBorder(image, *borders, value=MEAN),
+            cv2.copyMakeBorder(label, *borders, value=255),
+        )
     y = int(top * (label.shape[0] - crop[0] + 1))
     x = int(left * (label.shape[1] - crop[1] + 1))
     return image[y : y + crop[0], x : x + crop[1]], label[y : y + crop[0], x : x + crop[1]]
@@ -138,7 +141,10 @@ def test_padding_is_the_mean_and_the_ignored_value() -> None:
 
 def test_everything_comes_from_the_generator_and_shares_are_as_asked() -> None:
     transform = TrainTransform(33, mean=MEAN)
-    image, label = np.random.default_rng(1).integers(0, 256, (64, 64, 3), np.uint8), np.zeros((64, 64), np.uint8)
+    image, label = (
+        np.random.default_rng(1).integers(0, 256, (64, 64, 3), np.uint8),
+        np.zeros((64, 64), np.uint8),
+    )
     first, again = (transform(image, label, np.random.default_rng(7)) for _ in range(2))
     assert (first[0] == again[0]).all()
     other = transform(image, label, np.random.default_rng(8))

@@ -41,9 +41,7 @@ def test_logits_and_labels_are_the_official_ones(weights: dict[str, torch.Tensor
     assert ((logits.argmax(1).numpy() == EXPECTED["labels_up"]) | tie).all()
 
 
-def trained_one_step(
-    weights: dict[str, torch.Tensor], dtype: torch.dtype
-) -> tuple[PSPNet, torch.Tensor, torch.Tensor]:
+def trained_one_step(weights: dict[str, torch.Tensor], dtype: torch.dtype) -> tuple[PSPNet, torch.Tensor, torch.Tensor]:
     model = from_state_dict(weights).to(dtype).train()
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout2d):
@@ -95,7 +93,12 @@ def test_gradients_behind_the_two_value_norm_agree_as_far_as_float32_carries(
 
 @pytest.mark.parametrize(
     ("depth", "bins", "classes", "auxiliary"),
-    [(101, (1, 3, 5, 7), 19, True), (152, (2, 6), 150, True), (50, (), 2, False), (269, (1, 2, 3, 6), 7, True)],
+    [
+        (101, (1, 3, 5, 7), 19, True),
+        (152, (2, 6), 150, True),
+        (50, (), 2, False),
+        (269, (1, 2, 3, 6), 7, True),
+    ],
 )
 def test_architecture_is_read_from_names_and_shapes(
     depth: int, bins: tuple[int, ...], classes: int, auxiliary: bool

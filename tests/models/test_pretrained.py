@@ -46,7 +46,7 @@ def test_no_network_names_the_remedy(model: PSPNet, monkeypatch: pytest.MonkeyPa
 
 
 def test_missing_file_and_missing_architecture(tmp_path: Path, model: PSPNet) -> None:
-    with pytest.raises(FileNotFoundError, match="none.pth"):
+    with pytest.raises(FileNotFoundError, match=r"none\.pth"):
         load_imagenet_weights(model, file=tmp_path / "none.pth")
     with pytest.raises(ValueError, match=r"no ImageNet weights for depth 18 with the deep stem.*stem=plain"):
         load_imagenet_weights(PSPNet(3, depth=18, stem="deep"))

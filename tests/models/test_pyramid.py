@@ -28,7 +28,14 @@ CASES = [
 def heads(bins: tuple[int, ...], pooling: str, reduction: bool, align_corners: bool) -> list[PyramidHead]:
     torch.manual_seed(0)
     exact = PyramidHead(
-        12, 5, bins=bins, pooling=pooling, reduction=reduction, channels=7, dropout=0.0, align_corners=align_corners
+        12,
+        5,
+        bins=bins,
+        pooling=pooling,
+        reduction=reduction,
+        channels=7,
+        dropout=0.0,
+        align_corners=align_corners,
     )
     concat = copy.deepcopy(exact)
     concat.execution = "concat"
@@ -88,7 +95,7 @@ def test_under_autocast_it_is_as_near_to_float32_as_the_concatenation() -> None:
     reference = concat(x)
     with torch.autocast("cpu", torch.bfloat16):
         errors = [difference(head(x).float(), reference) for head in (exact, concat)]
-    # bfloat16 has 8 bits of mantissa: both are off by about 1 %, the exact form by no more than the plain one and a half.
+    # bfloat16 has 8 bits of mantissa: both are off by about 1 %, the exact form by no more than 1.5 times the plain.
     assert errors[1] > 1e-4
     assert errors[0] < 1.5 * errors[1] < 0.1
 

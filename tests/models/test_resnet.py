@@ -57,7 +57,12 @@ def test_stride_on_the_first_convolution_is_caffes() -> None:
 
 def test_resnet_269_and_the_deep_stem() -> None:
     network = ResNet(269, stem="deep", stem_widths=(32, 32, 64))
-    assert [len(stage) for stage in (network.layer1, network.layer2, network.layer3, network.layer4)] == [3, 30, 48, 8]
+    assert [len(stage) for stage in (network.layer1, network.layer2, network.layer3, network.layer4)] == [
+        3,
+        30,
+        48,
+        8,
+    ]
     assert [tuple(layer.weight.shape[:2]) for layer in (network.conv1, network.conv2, network.conv3)] == [
         (32, 3),
         (32, 32),
@@ -69,7 +74,14 @@ def test_resnet_269_and_the_deep_stem() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"depth": 49}, {"stem": "v1c"}, {"output_stride": 4}, {"dilation": "none"}, {"stride_on": "5x5"}, {"width": 0}],
+    [
+        {"depth": 49},
+        {"stem": "v1c"},
+        {"output_stride": 4},
+        {"dilation": "none"},
+        {"stride_on": "5x5"},
+        {"width": 0},
+    ],
 )
 def test_arguments(arguments: dict[str, object]) -> None:
     (name, value), *_ = arguments.items()
