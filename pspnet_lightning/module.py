@@ -148,7 +148,7 @@ class SegmentationModule(L.LightningModule):
         self.val_loss.reset()
 
     def validation_step(self, batch: list[Batch], batch_idx: int) -> dict[str, list[Tensor]]:
-        """Whole images, one group of equal sizes after the other; returns their label maps: predictions, (n, H, W) each."""
+        """Whole images, one group of equal sizes after the other; returns the label maps, (n, H, W) each."""
         predictions = []
         for group in batch:
             target = group["label"].long()
