@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -29,16 +30,45 @@ SMALL = [
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
+@pytest.fixture(scope="session")
+def command_server() -> Iterator[subprocess.Popen[str]]:
+    """See ``command_server.py``: one for the whole session."""
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    variables.pop("HYDRA_FULL_ERROR", None)
+    server = subprocess.Popen(
+        [sys.executable, str(REPOSITORY / "tests" / "command_server.py")],
+        env=variables,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    yield server
+    server.kill()
+    server.wait()
+
+
 @pytest.fixture
-def command(tmp_path: Path) -> Run:
-    """Runs ``python -m pspnet_lightning.cli.<name> ...`` in ``tmp_path``, as a user would, and returns what it said."""
+def command(command_server: subprocess.Popen[str], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Runs ``pspnet-<name> ...`` in ``tmp_path``, in a process of its own, and returns what it said."""
+    said = tmp_path_factory.mktemp("said")
 
     def run(name: str, *arguments: str, timeout: float = 240, **environment: str) -> subprocess.CompletedProcess[str]:
-        words = [sys.executable, "-c", f"from pspnet_lightning.cli.{name} import main; main()", *arguments]
-        variables = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY), **environment}
-        variables.pop("HYDRA_FULL_ERROR", None)
-        return subprocess.run(
-            words, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=timeout, check=False
+        request = {
+            "command": name,
+            "arguments": arguments,
+            "folder": str(tmp_path),
+            "environment": environment,
+            "stdout": str(said / "stdout"),
+            "stderr": str(said / "stderr"),
+            "timeout": timeout,
+        }
+        assert command_server.stdin is not None
+        assert command_server.stdout is not None
+        command_server.stdin.write(json.dumps(request) + "\n")
+        command_server.stdin.flush()
+        code = json.loads(command_server.stdout.readline())["returncode"]
+        return subprocess.CompletedProcess(
+            arguments, code, (said / "stdout").read_text(), (said / "stderr").read_text()
         )
 
     return run

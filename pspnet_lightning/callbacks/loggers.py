@@ -49,9 +49,8 @@ def wandb_logger(
     import wandb
 
     if offline is None:
-        offline = os.environ.get("WANDB_MODE", "") in ("", "offline") and (
-            os.environ.get("WANDB_MODE") == "offline" or not wandb.api.api_key
-        )
+        mode = os.environ.get("WANDB_MODE", "")
+        offline = mode == "offline" or (mode == "" and not wandb.login(prompt=False, verify=False))
     return WandbLogger(
         project=project,
         name=name,
@@ -61,8 +60,16 @@ def wandb_logger(
         tags=tags or None,
         notes=notes,
         offline=offline,
+        mode="offline" if offline else "online",
         log_model=log_model and not offline,
     )
+
+
+def finish(loggers: list[Logger]) -> None:
+    """Ends W&B runs, so that the next job of a sweep begins one of its own."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            logger.experiment.finish()
 
 
 def log_image(trainer: L.Trainer, key: str, image: np.ndarray, step: int) -> None:

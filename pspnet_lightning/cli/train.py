@@ -11,10 +11,12 @@ from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.callbacks import ProgressBar
 from omegaconf import DictConfig, OmegaConf
 
-from pspnet_lightning.callbacks.loggers import log_config
+from pspnet_lightning.callbacks.loggers import finish, log_config
 from pspnet_lightning.checkpoint import AtomicCheckpointIO, load_weights, read_checkpoint
 from pspnet_lightning.cli.app import run
 from pspnet_lightning.config import as_plain, build, build_data, build_module, check_keys
+from pspnet_lightning.datamodule import SegmentationDataModule
+from pspnet_lightning.module import SegmentationModule
 
 
 def main() -> None:
@@ -56,22 +58,36 @@ def train(cfg: DictConfig) -> float:
         default_root_dir=str(folder),
         use_distributed_sampler=False,  # the data module's own samplers know the ranks
     )
+    try:
+        _fit_and_report(cfg, trainer, module, data, resume, folder)
+    finally:
+        finish(loggers)
+    return _objective(trainer, cfg)
+
+
+def _fit_and_report(
+    cfg: DictConfig,
+    trainer: L.Trainer,
+    module: SegmentationModule,
+    data: SegmentationDataModule,
+    resume: str | None,
+    folder: Path,
+) -> None:
     if trainer.is_global_zero:
         OmegaConf.save(OmegaConf.create(as_plain(cfg)), folder / "config.yaml")
         log_config(trainer, as_plain(cfg))
         print(f"data {data.spec.name}, {data.spec.num_classes} classes; run folder {_shown(folder)}", flush=True)
 
     trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
-
     if trainer.interrupted:
         raise KeyboardInterrupt  # Lightning ends quietly; a sweep or a shell must know
+
     best = _best_checkpoint(trainer)
     if best is not None:
         trainer.validate(module, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
         if trainer.is_global_zero:
             print(f"best checkpoint: {_shown(best)}")
             print(f"evaluate it:     pspnet-evaluate checkpoint={_shown(best)}", flush=True)
-    return _objective(trainer, cfg)
 
 
 def _check(cfg: DictConfig, name: str) -> None:
