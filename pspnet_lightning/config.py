@@ -25,7 +25,7 @@ _CHECKOUT = Path(__file__).parent.parent / "conf"  # in a checkout or an editabl
 CONFIG_DIR = _INSTALLED if _INSTALLED.is_dir() else _CHECKOUT
 
 # Keys of the `data` node that belong to the data module; all others go to the source behind `_target_`.
-LOADER_KEYS = ("batch_size", "val_batch_size", "num_workers", "check")
+LOADER_KEYS = ("batch_size", "val_batch_size", "num_workers", "check", "overfit")
 # Keys of the `data` node that other nodes interpolate: a data set's own recipe.
 RECIPE_KEYS = ("crop_size", "epochs", "lr")
 

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from pspnet_lightning.data import (
     DataSpec,
     EpochSampler,
+    FirstImages,
     SegmentationDataset,
     TransformedDataset,
     check_labels,
@@ -55,6 +56,9 @@ class SegmentationDataModule(L.LightningDataModule):
     training transform is handed a generator that depends on (seed, epoch, index) alone, so the
     samples are the same for every number of workers and of ranks; see ``EpochSampler``.
 
+    ``check`` images of each split are read in ``setup``. With ``overfit`` above 0 all splits are the first so many
+    training images: can the network learn them by heart?
+
     Raises ValueError when the total batch does not divide over the ranks, when the training split is
     smaller than one batch, and, in ``setup``, when labels lie outside the classes.
     """
@@ -70,6 +74,7 @@ class SegmentationDataModule(L.LightningDataModule):
         num_workers: int | str = "auto",
         seed: int = 0,
         check: int = 16,
+        overfit: int = 0,
     ) -> None:
         super().__init__()
         if batch_size < 1 or val_batch_size < 1:
@@ -84,12 +89,14 @@ class SegmentationDataModule(L.LightningDataModule):
         self.num_workers = _workers(num_workers)
         self.seed = seed
         self.check = check
+        self.overfit = overfit
         self._splits: dict[str, SegmentationDataset] = {}
 
     def split(self, name: str) -> SegmentationDataset:
         """The raw data set of a split, opened once."""
         if name not in self._splits:
-            self._splits[name] = self.source(name)
+            data = self.source("train" if self.overfit else name)
+            self._splits[name] = FirstImages(data, self.overfit) if self.overfit else data
         return self._splits[name]
 
     @property

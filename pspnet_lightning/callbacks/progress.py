@@ -67,6 +67,7 @@ class EpochLines(Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.sanity_checking and trainer.state.fn == "fit":
+            self._validated = trainer.current_epoch
             self._line(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -74,7 +75,6 @@ class EpochLines(Callback):
             self._line(trainer)
 
     def _line(self, trainer: L.Trainer) -> None:
-        self._validated = trainer.current_epoch
         if not trainer.is_global_zero:
             return
         metrics = trainer.callback_metrics
@@ -87,7 +87,8 @@ class EpochLines(Callback):
                 ("lr/backbone", "lr", ".3g"),
                 ("images_per_second", "images/s", ".1f"),
             )
-            if key in metrics
+            # Without a validation this epoch, its scores are of an earlier one.
+            if key in metrics and (self._validated == trainer.current_epoch or not key.startswith("val/"))
         ]
         total = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else "?"
         print(

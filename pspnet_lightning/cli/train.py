@@ -15,6 +15,7 @@ from pspnet_lightning.callbacks.loggers import finish, log_config
 from pspnet_lightning.checkpoint import AtomicCheckpointIO, load_weights, read_checkpoint
 from pspnet_lightning.cli.app import run
 from pspnet_lightning.config import as_plain, build, build_data, build_module, check_keys
+from pspnet_lightning.data.transforms import as_size
 from pspnet_lightning.datamodule import SegmentationDataModule
 from pspnet_lightning.module import SegmentationModule
 
@@ -39,6 +40,9 @@ def train(cfg: DictConfig) -> float:
 
     data = build_data(cfg)
     module = build_module(cfg, data.spec, data=data)
+    # For the summary's operation counts: one crop.
+    size = as_size(as_plain(cfg.data.crop_size))
+    module.example_input_array = torch.zeros(1, len(data.spec.mean), *size, dtype=torch.uint8)
     if resume is not None:
         # Lightning would load it as well, but say less about what does not fit.
         load_weights(module, read_checkpoint(resume)["state_dict"], resume)

@@ -2,6 +2,7 @@
 
 from pspnet_lightning.data.collate import collate, collate_by_size
 from pspnet_lightning.data.datasets import (
+    FirstImages,
     PairDataset,
     Sample,
     SegmentationDataset,
@@ -19,6 +20,7 @@ __all__ = [
     "DataSpec",
     "EpochSampler",
     "EvalTransform",
+    "FirstImages",
     "PairDataset",
     "Sample",
     "SegmentationDataset",

@@ -68,6 +68,26 @@ class PairDataset(SegmentationDataset):
         return str(self.pairs[index][0])
 
 
+class FirstImages(SegmentationDataset):
+    """The first ``count`` images of a split. Raises ValueError where there are fewer."""
+
+    def __init__(self, data: SegmentationDataset, count: int) -> None:
+        if not 1 <= count <= len(data):
+            raise ValueError(f"data.overfit={count} must lie in 1..{len(data)}, the images of the training split")
+        self.data = data
+        self.count = count
+        self.spec = data.spec
+
+    def __len__(self) -> int:
+        return self.count
+
+    def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        return self.data.read(index)
+
+    def name(self, index: int) -> str:
+        return self.data.name(index)
+
+
 class TransformedDataset(Dataset[Sample]):
     """Samples for a loader. A key is (epoch, index), and with ``seed`` it alone decides the random numbers."""
 
