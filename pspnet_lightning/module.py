@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, TypedDict
 
 import lightning as L
+import numpy as np
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -103,6 +104,23 @@ class SegmentationModule(L.LightningModule):
     def forward(self, image: Tensor) -> Any:
         """uint8 images (N, C, H, W) -> what the network answers: full-size logits (N, K, H, W) in eval mode."""
         return self.model(self.normalize(image))
+
+    @torch.inference_mode()
+    def predict(self, image: np.ndarray) -> np.ndarray:
+        """The label map uint8 (H, W) of one image uint8 (H, W, C), whole, at its own size; in eval mode.
+
+        Raises ValueError for anything else than such an image.
+        """
+        channels = self.get_buffer("mean").shape[1]
+        if image.ndim != 3 or image.shape[2] != channels or image.dtype != np.uint8:
+            raise ValueError(f"image of shape {image.shape} and type {image.dtype}: expected uint8 (H, W, {channels})")
+        was_training = self.training
+        self.eval()
+        try:
+            batch = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].to(self.device)
+            return self(batch).argmax(dim=1)[0].to(torch.uint8).cpu().numpy()
+        finally:
+            self.train(was_training)
 
     # ------------------------------------------------------------------ training
 
