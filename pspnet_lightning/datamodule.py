@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import cv2
@@ -36,8 +36,20 @@ def _start_worker(_: int) -> None:
 
 
 class _TrainLoader(DataLoader[Any]):
-    """Tells Lightning that it can be resumed: where it stands follows from the trainer's progress, not from a state."""
+    """Begins each epoch at the batch that the trainer's progress says; so a resumed run goes on where it stopped.
 
+    Lightning asks for an iterator before it restores its progress: being a generator, this one looks at the progress
+    (and starts the workers) only when the first batch is asked for.
+    """
+
+    position: Callable[[], int] | None = None
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        assert isinstance(self.batch_sampler, EpochSampler)
+        self.batch_sampler.start_batch = 0 if self.position is None else self.position()
+        yield from super().__iter__()
+
+    # Lightning takes a loader with these two for resumable; there is no state to keep.
     def state_dict(self) -> dict[str, Any]:
         return {}
 
@@ -134,17 +146,16 @@ class SegmentationDataModule(L.LightningDataModule):
             rank=rank,
             world_size=world_size,
         )
-        if self.trainer is not None:
-            # Lightning makes the first epoch's iterator before it tells the epoch: a resumed run says both here.
-            loop = self.trainer.fit_loop
-            sampler.set_epoch(loop.epoch_progress.current.processed)  # type: ignore[attr-defined]
-            sampler.start_batch = loop.epoch_loop.batch_progress.current.ready % len(sampler)
-        return _TrainLoader(
+        loader = _TrainLoader(
             TransformedDataset(data, self.transform, seed=self.seed),
             batch_sampler=sampler,
             collate_fn=collate,
             **self._loader_options(),
         )
+        if self.trainer is not None:
+            progress = self.trainer.fit_loop.epoch_loop.batch_progress
+            loader.position = lambda: progress.current.ready % len(sampler)
+        return loader
 
     def val_dataloader(self) -> DataLoader[Any]:
         return self._eval_dataloader("val")
