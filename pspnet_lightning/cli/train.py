@@ -110,7 +110,7 @@ def _run_folder() -> Path:
 
 
 def _checkpoint_to_resume(wanted: str | None, folder: Path) -> str | None:
-    """``last``: last.ckpt of this run's folder or else the newest one of the runs beside it."""
+    """``last``: last.ckpt of this run's folder, or else the newest one below runs/."""
     if wanted is None:
         return None
     if wanted != "last":
@@ -118,11 +118,10 @@ def _checkpoint_to_resume(wanted: str | None, folder: Path) -> str | None:
     own = folder / "checkpoints" / "last.ckpt"
     if own.is_file():
         return str(own)
-    runs = folder.parent.parent
-    found = sorted(runs.glob("*/*/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime)
+    found = sorted(Path("runs").rglob("checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime)
     if not found:
-        raise ValueError(f"ckpt_path=last: there is no last.ckpt in {str(folder)!r} or in the runs below {str(runs)!r}")
-    print(f"resuming from {_shown(found[-1])}", flush=True)
+        raise ValueError(f"ckpt_path=last: there is no last.ckpt in {str(folder)!r} or below runs/; give its path")
+    print(f"resuming from {found[-1]}", flush=True)
     return str(found[-1])
 
 
