@@ -189,8 +189,8 @@ class SegmentationModule(L.LightningModule):
             "val/aacc": self.val_scores.aacc,
         }
         for key, value in values.items():
-            # Already summed over the ranks; `rank_zero_only` would hide it from the other ranks' checkpoints.
-            self.log(key, value, prog_bar=key == "val/miou", batch_size=1)
+            # The same on all ranks: they come from sums over all of them.
+            self.log(key, value, prog_bar=key == "val/miou", batch_size=1, sync_dist=True)
 
     test_step = validation_step
     on_test_epoch_start = on_validation_epoch_start
