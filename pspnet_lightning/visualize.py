@@ -177,7 +177,9 @@ def _caption(text: str, width: int) -> np.ndarray:
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= 60 else f"...{name[-57:]}"
+    """A file's last two parts."""
+    short = "/".join(Path(name).parts[-2:])
+    return short if len(short) <= 60 else f"...{short[-57:]}"
 
 
 def _legend(items: Sequence[SheetItem], spec: DataSpec, width: int) -> np.ndarray:
