@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from pspnet_lightning.visualize import class_table, confusion_figure, plot_curve
 
 
 class RunReport(Callback):
-    """Writes ``curves.png`` after each epoch and, after ``trainer.validate`` or ``test``, the results.
+    """Writes ``curves.png`` (at an epoch's end, at most once a minute, and at the run's) and, after ``trainer.validate`` or ``test``, the results.
 
     ``results.json`` holds mIoU, mAcc, aAcc, per-class IoU and accuracy, the rule by which absent
     classes are treated, and the same confusion matrix under the other code bases' rules.
@@ -25,9 +26,13 @@ class RunReport(Callback):
 
     def __init__(self, dirpath: str) -> None:
         self.folder = Path(dirpath)
+        self._drawn = time.monotonic()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._curves(trainer)
+        # Drawing takes a second: too much after each epoch of a small run.
+        if time.monotonic() - self._drawn >= 60:
+            self._curves(trainer)
+            self._drawn = time.monotonic()
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._curves(trainer)
