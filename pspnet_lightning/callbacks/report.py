@@ -18,7 +18,7 @@ from pspnet_lightning.visualize import class_table, confusion_figure, plot_curve
 
 
 class RunReport(Callback):
-    """Writes ``curves.png`` (at an epoch's end, at most once a minute, and at the run's) and, after ``trainer.validate`` or ``test``, the results.
+    """Writes ``curves.png`` (at most once a minute, and at the end) and, after ``trainer.validate``, the results.
 
     ``results.json`` holds mIoU, mAcc, aAcc, per-class IoU and accuracy, the rule by which absent
     classes are treated, and the same confusion matrix under the other code bases' rules.
