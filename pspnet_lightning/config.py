@@ -14,8 +14,8 @@ import hydra.utils
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from pspnet_lightning.data import DataSpec, EvalTransform
-from pspnet_lightning.datamodule import SegmentationDataModule
+from pspnet_lightning.data import DataSpec, EvalTransform, FoldSource
+from pspnet_lightning.datamodule import SegmentationDataModule, Source
 from pspnet_lightning.losses import class_weights_from_counts
 from pspnet_lightning.models import PSPNet, load_imagenet_weights
 from pspnet_lightning.module import SegmentationModule
@@ -26,6 +26,7 @@ CONFIG_DIR = _INSTALLED if _INSTALLED.is_dir() else _CHECKOUT
 
 # Keys of the `data` node that belong to the data module; all others go to the source behind `_target_`.
 LOADER_KEYS = ("batch_size", "val_batch_size", "num_workers", "check", "overfit")
+FOLD_KEYS = ("folds", "fold", "group")
 # Keys of the `data` node that other nodes interpolate: a data set's own recipe.
 RECIPE_KEYS = ("crop_size", "epochs", "lr")
 
@@ -121,10 +122,10 @@ def check_keys(node: Mapping[str, Any], where: str, *, extra: Mapping[str, Any] 
 
 
 def split_data_node(node: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The ``data`` node as (source node, loader arguments)."""
+    """The ``data`` node as (source node, loader arguments); the folds are ``build_source``'s."""
     plain = dict(as_plain(node))
     loader = {key: plain.pop(key) for key in LOADER_KEYS if key in plain}
-    for key in RECIPE_KEYS:
+    for key in (*RECIPE_KEYS, *FOLD_KEYS):
         plain.pop(key, None)
     target = plain.get("_target_")
     if target is None:
@@ -133,7 +134,7 @@ def split_data_node(node: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, 
     for key in plain:
         if key not in parameters and not key.startswith("_"):
             raise ValueError(
-                f"data.{key}: unknown key; {nearest(key, parameters | set(LOADER_KEYS) | set(RECIPE_KEYS))}"
+                f"data.{key}: unknown key; {nearest(key, parameters | {*LOADER_KEYS, *RECIPE_KEYS, *FOLD_KEYS})}"
             )
     missing = [key for key, value in plain.items() if value == "???"]
     if missing:
@@ -141,10 +142,22 @@ def split_data_node(node: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, 
     return plain, loader
 
 
+def build_source(node: Mapping[str, Any]) -> Source:
+    """The function that opens the splits of a ``data`` node, folds taken into account."""
+    source: Source = hydra.utils.instantiate({**split_data_node(node)[0], "_partial_": True}, _convert_="all")
+    folds, fold, group = (as_plain(node).get(key) for key in FOLD_KEYS)
+    if folds:
+        # Not by the run's seed: seeds and folds are separate dimensions of a sweep.
+        return FoldSource(source, folds=folds, fold=fold, group=group)
+    if fold:
+        raise ValueError(f"data.fold={fold} has no meaning without data.folds; give the number of folds too")
+    return source
+
+
 def build_data(cfg: Any) -> SegmentationDataModule:
     """The data module of a training config; its transforms know the data set's mean and ignored value."""
-    source_node, loader = split_data_node(cfg["data"])
-    source = hydra.utils.instantiate({**source_node, "_partial_": True}, _convert_="all")
+    _, loader = split_data_node(cfg["data"])
+    source = build_source(cfg["data"])
     spec: DataSpec = source("train").spec
     transform = build(cfg["augment"], "augment", mean=spec.mean, ignore_index=spec.ignore_index)
     return SegmentationDataModule(
@@ -162,6 +175,8 @@ def build_model(node: Mapping[str, Any], spec: DataSpec, *, pretrained: bool = T
     weights = plain.pop("pretrained", False)
     if weights is None:
         weights = False
+    if plain.get("in_channels") is None:
+        plain["in_channels"] = len(spec.mean)
     model: PSPNet = build(plain, "model", num_classes=spec.num_classes)
     if pretrained and weights is not False:
         load_imagenet_weights(model, file=None if weights is True else weights)

@@ -15,13 +15,13 @@ from torch.utils.data import DataLoader
 from pspnet_lightning.data import (
     DataSpec,
     EpochSampler,
-    FirstImages,
     SegmentationDataset,
     TransformedDataset,
     check_labels,
     collate,
     collate_by_size,
     count_classes,
+    first_images,
     shard_indices,
 )
 
@@ -108,7 +108,7 @@ class SegmentationDataModule(L.LightningDataModule):
         """The raw data set of a split, opened once."""
         if name not in self._splits:
             data = self.source("train" if self.overfit else name)
-            self._splits[name] = FirstImages(data, self.overfit) if self.overfit else data
+            self._splits[name] = first_images(data, self.overfit) if self.overfit else data
         return self._splits[name]
 
     @property

@@ -25,7 +25,7 @@ _COLUMNS = ("image", "truth", "prediction", "errors")
 
 @dataclass(frozen=True)
 class SheetItem:
-    """One row of a sheet: image uint8 (H, W, 3); label and prediction (H, W) of class indices."""
+    """One row of a sheet: image (H, W, C) as the data set reads it; label and prediction (H, W) of class indices."""
 
     image: np.ndarray
     label: np.ndarray
@@ -47,6 +47,15 @@ def overlay(image: np.ndarray, label: np.ndarray, palette: Sequence[Colour], alp
     return np.where((label < len(palette))[..., None], blended, image)
 
 
+def as_rgb(image: np.ndarray) -> np.ndarray:
+    """Any image (H, W, C) as uint8 RGB: grey repeated, of many bands the first three, wide values stretched."""
+    bands = image[..., :3] if image.shape[2] >= 3 else image[..., :1]
+    if bands.dtype != np.uint8:
+        low, high = np.percentile(bands, (2, 98))
+        bands = np.clip((bands - low) / max(float(high - low), 1e-9) * 255, 0, 255).astype(np.uint8)
+    return np.ascontiguousarray(bands if bands.shape[2] == 3 else np.repeat(bands, 3, axis=2))
+
+
 def error_map(prediction: np.ndarray, label: np.ndarray, ignore_index: int = 255) -> np.ndarray:
     """Right pixels pale, wrong ones red, ignored ones black: uint8 (H, W, 3)."""
     picture = np.where((prediction == label)[..., None], np.array(_RIGHT, np.uint8), np.array(_WRONG, np.uint8))
@@ -65,7 +74,7 @@ def prediction_sheet(items: Sequence[SheetItem], spec: DataSpec, *, cell_width: 
     for item in items:
         right = float((item.prediction == item.label)[item.label != spec.ignore_index].mean() * 100)
         cells = (
-            item.image[..., :3],
+            as_rgb(item.image),
             colorize(item.label, spec.palette),
             colorize(item.prediction, spec.palette),
             error_map(item.prediction, item.label, spec.ignore_index),

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import hydra.utils
 import lightning as L
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
@@ -13,8 +12,8 @@ from omegaconf import DictConfig
 from pspnet_lightning.callbacks import RunReport
 from pspnet_lightning.checkpoint import load
 from pspnet_lightning.cli.app import run
-from pspnet_lightning.config import as_plain, build, nearest, split_data_node
-from pspnet_lightning.data import EvalTransform
+from pspnet_lightning.config import as_plain, build, build_source, nearest, split_data_node
+from pspnet_lightning.data import DataSpec, EvalTransform
 from pspnet_lightning.datamodule import SegmentationDataModule
 
 _METHODS = {"val": "validate", "test": "test"}
@@ -35,7 +34,7 @@ def evaluate(cfg: DictConfig) -> float:
     folder = Path(HydraConfig.get().runtime.output_dir)
     module = load(cfg.checkpoint)
     assert module.description is not None
-    data = _data(module.description["config"], as_plain(cfg.data))
+    data = _data(module.description["config"], as_plain(cfg.data), DataSpec.from_dict(module.description["spec"]))
     spec = data.split(cfg.split).spec
     if spec.num_classes != module.confusion.num_classes:
         raise ValueError(
@@ -58,12 +57,15 @@ def evaluate(cfg: DictConfig) -> float:
     return float(result.miou)
 
 
-def _data(config: dict[str, Any], overrides: dict[str, Any]) -> SegmentationDataModule:
-    source, loader = split_data_node({**config["data"], **overrides})
+def _data(config: dict[str, Any], overrides: dict[str, Any], spec: DataSpec) -> SegmentationDataModule:
+    node = {**config["data"], **overrides}
+    if "mean" in node:
+        # The checkpoint knows them; computing them again would need the training images.
+        node.update(mean=list(spec.mean), std=list(spec.std))
     return SegmentationDataModule(
-        hydra.utils.instantiate({**source, "_partial_": True}, _convert_="all"),
+        build_source(node),
         transform=EvalTransform(),
         eval_transform=EvalTransform(),
         seed=config["seed"],
-        **loader,
+        **split_data_node(node)[1],
     )

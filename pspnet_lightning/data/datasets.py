@@ -1,4 +1,4 @@
-"""Data sets of images and label maps: the base that all stand on, lists of files, and samples for training."""
+"""Data sets of images and label maps: the base that all stand on, pairs of files, and samples for training."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from pspnet_lightning.data.reading import read_pair
-from pspnet_lightning.data.specs import IMAGENET_MEAN, IMAGENET_STD, DataSpec, as_palette, default_palette
+from pspnet_lightning.data.encodings import LabelReader, index_labels
+from pspnet_lightning.data.reading import ImageReader, check_sizes, read_image
+from pspnet_lightning.data.specs import DataSpec
 
 Transform = Callable[[np.ndarray, np.ndarray, np.random.Generator], tuple[np.ndarray, np.ndarray]]
 SPLITS = ("train", "val", "test")
@@ -22,7 +23,7 @@ SPLITS = ("train", "val", "test")
 class Sample(TypedDict):
     """One image and its label map."""
 
-    image: Tensor  # uint8 (C, H, W), the channel's stride being 1
+    image: Tensor  # uint8 or float32 (C, H, W), the channel's stride being 1
     label: Tensor  # uint8 (H, W)
     name: str
     index: int
@@ -38,7 +39,11 @@ class SegmentationDataset(ABC):
 
     @abstractmethod
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Image uint8 (H, W, C) RGB and label uint8 (H, W) of classes or ``spec.ignore_index``."""
+        """Image uint8 or float32 (H, W, C) and label uint8 (H, W) of classes or ``spec.ignore_index``."""
+
+    def label(self, index: int) -> np.ndarray:
+        """The label of ``read`` alone, for those who count classes and need no image."""
+        return self.read(index)[1]
 
     @abstractmethod
     def name(self, index: int) -> str:
@@ -48,7 +53,15 @@ class SegmentationDataset(ABC):
 class PairDataset(SegmentationDataset):
     """Pairs of image and label files. ValueError when there are none, FileNotFoundError listing missing ones."""
 
-    def __init__(self, pairs: Sequence[tuple[Path, Path]], spec: DataSpec, *, origin: str) -> None:
+    def __init__(
+        self,
+        pairs: Sequence[tuple[Path, Path]],
+        spec: DataSpec,
+        *,
+        origin: str,
+        read_image: ImageReader = read_image,
+        read_label: LabelReader = index_labels,
+    ) -> None:
         if not pairs:
             raise ValueError(f"{origin} names no image: the split is empty")
         missing = [str(path) for pair in pairs for path in pair if not path.is_file()]
@@ -57,35 +70,51 @@ class PairDataset(SegmentationDataset):
             raise FileNotFoundError(f"{origin}: {len(missing)} files do not exist:\n  {shown}")
         self.pairs = list(pairs)
         self.spec = spec
+        self.read_image = read_image
+        self.read_label = read_label
 
     def __len__(self) -> int:
         return len(self.pairs)
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        return read_pair(*self.pairs[index], self.spec)
+        image_path, label_path = self.pairs[index]
+        image, label = self.read_image(image_path), self.label(index)
+        check_sizes(image_path, image, label_path, label)
+        return image, label
+
+    def label(self, index: int) -> np.ndarray:
+        return self.read_label(self.pairs[index][1], self.spec)
 
     def name(self, index: int) -> str:
         return str(self.pairs[index][0])
 
 
-class FirstImages(SegmentationDataset):
-    """The first ``count`` images of a split. Raises ValueError where there are fewer."""
+class Subset(SegmentationDataset):
+    """The images of ``indices`` of another data set, in that order."""
 
-    def __init__(self, data: SegmentationDataset, count: int) -> None:
-        if not 1 <= count <= len(data):
-            raise ValueError(f"data.overfit={count} must lie in 1..{len(data)}, the images of the training split")
+    def __init__(self, data: SegmentationDataset, indices: Sequence[int]) -> None:
         self.data = data
-        self.count = count
+        self.indices = [int(index) for index in indices]
         self.spec = data.spec
 
     def __len__(self) -> int:
-        return self.count
+        return len(self.indices)
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        return self.data.read(index)
+        return self.data.read(self.indices[index])
+
+    def label(self, index: int) -> np.ndarray:
+        return self.data.label(self.indices[index])
 
     def name(self, index: int) -> str:
-        return self.data.name(index)
+        return self.data.name(self.indices[index])
+
+
+def first_images(data: SegmentationDataset, count: int) -> Subset:
+    """The first ``count`` images of a split. Raises ValueError where there are fewer."""
+    if not 1 <= count <= len(data):
+        raise ValueError(f"data.overfit={count} must lie in 1..{len(data)}, the images of the training split")
+    return Subset(data, range(count))
 
 
 class TransformedDataset(Dataset[Sample]):
@@ -101,8 +130,11 @@ class TransformedDataset(Dataset[Sample]):
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         epoch, index = key
-        image, label = self.data.read(index)
-        image, label = self.transform(image, label, np.random.default_rng((self.seed, epoch, index)))
+        rng = np.random.default_rng((self.seed, epoch, index))
+        image, label = self.transform(*self.data.read(index), rng)
+        mixer = getattr(self.transform, "mixer", None)
+        if mixer is not None and (partner := mixer.partner(len(self.data), rng)) is not None:
+            image, label = mixer(image, label, *self.transform(*self.data.read(partner), rng), rng)
         # (H, W, C) seen as (C, H, W): no copy, and the layout that channels_last needs.
         return {
             "image": torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1),
@@ -110,29 +142,6 @@ class TransformedDataset(Dataset[Sample]):
             "name": self.data.name(index),
             "index": index,
         }
-
-
-def read_list(file: Path, root: Path) -> list[tuple[Path, Path]]:
-    """The pairs of a text file of ``image label`` lines (semseg's format), relative to ``root``; blank lines may occur.
-
-    Raises FileNotFoundError for the file, and ValueError listing every line that is not a pair.
-    """
-    if not file.is_file():
-        raise FileNotFoundError(f"the list {str(file)!r} does not exist; paths of lists are relative to data.root")
-    pairs, wrong = [], []
-    for number, line in enumerate(file.read_text().splitlines(), start=1):
-        words = line.split()
-        if len(words) == 2:
-            pairs.append((root / words[0], root / words[1]))
-        elif words:
-            wrong.append(f"line {number}: {line.strip()!r}")
-    if wrong:
-        shown = "\n  ".join(wrong[:10]) + (f"\n  ... and {len(wrong) - 10} more" if len(wrong) > 10 else "")
-        raise ValueError(
-            f"list {str(file)!r}: {len(wrong)} lines are not a pair `image label`; an image without label cannot be "
-            f"used:\n  {shown}"
-        )
-    return pairs
 
 
 def require_folder(root: str | Path, remedy: str) -> Path:
@@ -148,45 +157,11 @@ def require_split(split: str) -> None:
         raise ValueError(f"split={split!r} must be one of {', '.join(SPLITS)}")
 
 
-def list_file(
-    split: str,
-    *,
-    root: str,
-    train: str,
-    val: str,
-    classes: Sequence[str],
-    test: str | None = None,
-    palette: Sequence[Sequence[int]] | None = None,
-    ignore_index: int = 255,
-    label_map: dict[int, int] | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    name: str = "list",
-) -> SegmentationDataset:
-    """``data=list``: text files of ``image label`` pairs, semseg's format; all paths are relative to ``root``."""
-    require_split(split)
-    folder = require_folder(root, "Give the folder that the lists' paths are relative to.")
-    chosen = {"train": train, "val": val, "test": test}[split]
-    if chosen is None:
-        raise ValueError(f"data.{split} is not given: name the list file of the {split} split")
-    spec = DataSpec(
-        name=name,
-        classes=tuple(classes),
-        palette=as_palette(palette) if palette else default_palette(len(classes)),
-        ignore_index=ignore_index,
-        label_map=label_map,
-        mean=tuple(mean) if mean else IMAGENET_MEAN,
-        std=tuple(std) if std else IMAGENET_STD,
-    )
-    file = folder / chosen
-    return PairDataset(read_list(file, folder), spec, origin=f"list {str(file)!r}")
-
-
 def count_classes(data: SegmentationDataset) -> np.ndarray:
     """Labelled pixels of each class over a split, int64 (K,)."""
     counts = np.zeros(256, np.int64)
     for index in range(len(data)):
-        counts += np.bincount(data.read(index)[1].reshape(-1), minlength=256)
+        counts += np.bincount(data.label(index).reshape(-1), minlength=256)
     return counts[: data.spec.num_classes]
 
 

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+import tifffile
+from PIL import Image
 
 from pspnet_lightning.data.specs import DataSpec
+
+# path -> (H, W, C)
+ImageReader = Callable[[Path], np.ndarray]
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -18,7 +25,8 @@ def read_image(path: Path) -> np.ndarray:
     EXIF orientation is ignored: label files have none, and both must be turned alike. Raises
     FileNotFoundError, and ValueError for a file that is no image or is truncated.
     """
-    content = _content(path)
+    _readable(path)
+    content = path.read_bytes()
     # OpenCV fills what is missing of a truncated JPEG with grey and only prints a warning: look for the end marker.
     if content[:2] == b"\xff\xd8" and b"\xff\xd9" not in content[-1024:]:
         raise ValueError(f"image {str(path)!r} is truncated: the JPEG has no end marker; copy the file again")
@@ -34,15 +42,12 @@ def read_raw_label(path: Path) -> np.ndarray:
 
     Raises FileNotFoundError, and ValueError for damaged files and for colour images.
     """
-    content = _content(path)
-    try:
-        with Image.open(path) as file:
-            mode = file.mode
-            values = np.array(file)
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise ValueError(
-            f"label {str(path)!r} cannot be decoded ({error}; {len(content)} bytes); copy the file again"
-        ) from error
+    with decoding(path, "label"):
+        if path.suffix.lower() in (".tif", ".tiff"):
+            mode, values = "TIFF", tifffile.imread(path)
+        else:
+            with Image.open(path) as file:
+                mode, values = file.mode, np.array(file)
     if values.ndim != 2:
         raise ValueError(
             f"label {str(path)!r} is a colour image (mode {mode}), not a map of class indices: was a palette PNG saved "
@@ -75,28 +80,95 @@ def map_label(raw: np.ndarray, spec: DataSpec, path: Path | str) -> np.ndarray:
     return cv2.LUT(raw.astype(np.uint8), table)
 
 
-def read_pair(image_path: Path, label_path: Path, spec: DataSpec) -> tuple[np.ndarray, np.ndarray]:
-    """Image uint8 (H, W, 3) and label uint8 (H, W); raises ValueError where their sizes differ."""
-    image = read_image(image_path)
-    raw = read_raw_label(label_path)
-    if image.shape[:2] != raw.shape:
+@dataclass(frozen=True)
+class BandReader:
+    """Images of any number of channels: 8- and 16-bit PNG, JPEG, multi-band TIFF.
+
+    Answers (H, W, C): uint8 where the file has 8 bits, else float32 in the file's own units. ``bands`` chooses and
+    orders channels, from 0; None: all of them. ``channels`` is the number the network expects, for the check.
+
+    Raises ValueError where a file has other channels.
+    """
+
+    channels: int
+    bands: tuple[int, ...] | None = None
+
+    def __call__(self, path: Path) -> np.ndarray:
+        image = read_any(path)
+        if self.bands is not None:
+            if max(self.bands) >= image.shape[2]:
+                raise ValueError(
+                    f"image {str(path)!r} has {image.shape[2]} bands; data.bands={list(self.bands)} asks for more"
+                )
+            image = np.ascontiguousarray(image[..., list(self.bands)])
+        if image.shape[2] != self.channels:
+            raise ValueError(
+                f"image {str(path)!r} has {image.shape[2]} channels, expected {self.channels}: set data.channels or "
+                f"choose with data.bands"
+            )
+        return image
+
+
+def read_any(path: Path) -> np.ndarray:
+    """An image file with all its bands, (H, W, C): uint8, or float32 for anything wider; grey images have C = 1."""
+    with decoding(path, "image"):
+        if path.suffix.lower() in (".tif", ".tiff"):
+            image = tifffile.imread(path)
+            # Planes first, as some write them: the bands are the shortest axis.
+            if image.ndim == 3 and image.shape[0] < min(image.shape[1:]):
+                image = np.moveaxis(image, 0, 2)
+        else:
+            with Image.open(path) as file:
+                image = np.array(file.convert("RGB") if file.mode in ("P", "CMYK", "YCbCr") else file)
+    if image.ndim == 2:
+        image = image[..., None]
+    if image.ndim != 3:
+        raise ValueError(f"image {str(path)!r} has shape {image.shape}: expected height x width or with bands")
+    if image.dtype == np.bool_:
+        image = image.astype(np.uint8) * 255
+    return np.ascontiguousarray(image if image.dtype == np.uint8 else image.astype(np.float32))
+
+
+@contextmanager
+def decoding(path: Path, kind: str) -> Iterator[None]:
+    """Turns a decoder's error into one that names the file."""
+    size = _readable(path)
+    try:
+        yield
+    except ValueError as error:
+        if str(path) in str(error):
+            raise
+        raise _damaged(path, kind, error, size) from error
+    except (OSError, SyntaxError, KeyError, IndexError, tifffile.TiffFileError, Image.DecompressionBombError) as error:
+        raise _damaged(path, kind, error, size) from error
+
+
+def _damaged(path: Path, kind: str, error: Exception, size: int) -> ValueError:
+    return ValueError(f"{kind} {str(path)!r} cannot be decoded ({error}; {size} bytes); copy the file again")
+
+
+def check_sizes(image_path: Path, image: np.ndarray, label_path: Path, label: np.ndarray) -> None:
+    """Raises ValueError where an image and its label have different sizes."""
+    if image.shape[:2] != label.shape:
         raise ValueError(
             f"sizes differ: image {str(image_path)!r} is {image.shape[1]} x {image.shape[0]}, "
-            f"label {str(label_path)!r} is {raw.shape[1]} x {raw.shape[0]} (width x height)"
+            f"label {str(label_path)!r} is {label.shape[1]} x {label.shape[0]} (width x height)"
         )
-    return image, map_label(raw, spec, label_path)
 
 
-def _content(path: Path) -> bytes:
+def _readable(path: Path) -> int:
+    """The file's size; raises where it cannot be read or is empty."""
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            file.read(1)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"there is no file {str(path)!r}") from error
     except OSError as error:
         raise ValueError(f"file {str(path)!r} cannot be read: {error.strerror}") from error
-    if not content:
+    if size == 0:
         raise ValueError(f"file {str(path)!r} is empty; copy it again")
-    return content
+    return size
 
 
 def _allowed(spec: DataSpec) -> Mapping[int, int]:

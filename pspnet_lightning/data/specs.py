@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import resources
 from typing import Any
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)  # of RGB in 0..255
@@ -111,24 +112,14 @@ def default_palette(count: int) -> tuple[Colour, ...]:
     return tuple(colours)
 
 
-_CAMVID = {
-    "sky": (128, 128, 128),
-    "building": (128, 0, 0),
-    "pole": (192, 192, 128),
-    "road": (128, 64, 128),
-    "pavement": (60, 40, 222),
-    "tree": (128, 128, 0),
-    "sign symbol": (192, 128, 128),
-    "fence": (64, 64, 128),
-    "car": (64, 0, 128),
-    "pedestrian": (64, 64, 0),
-    "bicyclist": (0, 128, 192),
-}
+def known_classes(name: str) -> tuple[tuple[str, ...], tuple[Colour, ...]]:
+    """Names and official colours of a benchmark's classes, from ``data/classes/<name>.txt``."""
+    lines = (resources.files(__package__) / "classes" / f"{name}.txt").read_text().splitlines()
+    rows = [line.split(maxsplit=3) for line in lines]
+    return tuple(row[3] for row in rows), as_palette([[int(value) for value in row[:3]] for row in rows])
 
-# Brostow et al. 2009 in the 11 classes of the SegNet tutorial; its raw value 11 is unlabelled.
-CAMVID = DataSpec(
-    name="camvid",
-    classes=tuple(_CAMVID),
-    palette=tuple(_CAMVID.values()),
-    label_map={**{label: label for label in range(11)}, 11: 255},
-)
+
+def benchmark_spec(name: str, classes: str | None = None, *, label_map: Mapping[int, int] | None = None) -> DataSpec:
+    """The spec of a benchmark whose class table is ``classes`` (default: its own name)."""
+    names, palette = known_classes(classes or name)
+    return DataSpec(name=name, classes=names, palette=palette, label_map=label_map)

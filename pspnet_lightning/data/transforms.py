@@ -7,10 +7,13 @@ a fraction of the work.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import cv2
 import numpy as np
+
+from pspnet_lightning.data.colour import ColourJitter, erase
+from pspnet_lightning.data.mixing import Mixer
 
 Canvas = tuple[slice, slice]  # rows and columns
 
@@ -27,6 +30,10 @@ class TrainTransform:
         rotation: degrees, uniform in +-rotation, applied with ``rotation_probability``.
         blur_probability: of a 5 x 5 Gaussian blur.
         flip_probability: of a mirrored image.
+        colour_jitter: strengths as ``ColourJitter`` takes them; None: none.
+        erasing_probability: of a rectangle filled with the mean, see ``erase``.
+        mix: "cutmix", "classmix" or "copy_paste" with a second image, see ``Mixer``; None: none.
+        mix_probability, mix_classes: of ``mix``.
 
     Raises ValueError for sizes below 1, scales not above 0, and probabilities outside 0..1.
     """
@@ -42,6 +49,11 @@ class TrainTransform:
         rotation_probability: float = 0.5,
         blur_probability: float = 0.5,
         flip_probability: float = 0.5,
+        colour_jitter: Mapping[str, float] | None = None,
+        erasing_probability: float = 0.0,
+        mix: str | None = None,
+        mix_probability: float = 0.5,
+        mix_classes: Sequence[int] = (),
     ) -> None:
         self.height, self.width = as_size(crop_size)
         if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
@@ -50,6 +62,7 @@ class TrainTransform:
             ("rotation_probability", rotation_probability),
             ("blur_probability", blur_probability),
             ("flip_probability", flip_probability),
+            ("erasing_probability", erasing_probability),
         ):
             if not 0 <= value <= 1:
                 raise ValueError(f"{name}={value} must lie in 0..1")
@@ -60,6 +73,13 @@ class TrainTransform:
         self.flip_probability = flip_probability
         self.fill = tuple(float(round(value)) for value in mean)
         self.ignore_index = ignore_index
+        self.colour_jitter = None if colour_jitter is None else ColourJitter(**colour_jitter)
+        self.erasing_probability = erasing_probability
+        self.mixer = (
+            None
+            if mix is None
+            else Mixer(mix, probability=mix_probability, classes=tuple(mix_classes), ignore_index=ignore_index)
+        )
 
     def __call__(self, image: np.ndarray, label: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         # Always the same number of draws in the same order: changing one probability leaves the others' draws alone.
@@ -76,9 +96,7 @@ class TrainTransform:
             left=left,
         )
         size = (self.width, self.height)
-        image = cv2.warpAffine(
-            image, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=self.fill
-        )
+        image = _warp_image(image, matrix, size, self.fill)
         label = cv2.warpAffine(
             label,
             matrix,
@@ -90,7 +108,11 @@ class TrainTransform:
         _blank_outside(image, canvas, self.fill)
         _blank_outside(label, canvas, self.ignore_index)
         if blur < self.blur_probability:
-            image = cv2.GaussianBlur(image, (5, 5), 0)
+            image = cv2.GaussianBlur(image, (5, 5), 0).reshape(image.shape)
+        if self.colour_jitter is not None:
+            image = self.colour_jitter(image, rng)
+        if self.erasing_probability > 0 and rng.random() < self.erasing_probability:
+            image = erase(image, self.fill, rng)
         return image, label
 
 
@@ -132,6 +154,24 @@ def crop_matrix(
     cut = np.array([[1, 0, -x], [0, 1, -y], [0, 0, 1]])
     canvas = (slice(max(-y, 0), max(scaled_height - y, 0)), slice(max(-x, 0), max(scaled_width - x, 0)))
     return (cut @ mirror @ rotate @ resize)[:2], canvas
+
+
+def _warp_image(image: np.ndarray, matrix: np.ndarray, size: tuple[int, int], fill: tuple[float, ...]) -> np.ndarray:
+    """OpenCV's warp for any number of channels: it knows a border colour of four values only."""
+    parts = [
+        cv2.warpAffine(
+            image[..., first : first + 4],
+            matrix,
+            size,
+            flags=cv2.INTER_LINEAR,
+            borderMode=cv2.BORDER_CONSTANT,
+            borderValue=fill[first : first + 4],
+        )
+        for first in range(0, image.shape[2], 4)
+    ]
+    if len(parts) == 1:
+        return parts[0].reshape(*parts[0].shape[:2], image.shape[2])
+    return np.concatenate([part.reshape(*part.shape[:2], -1) for part in parts], axis=2)
 
 
 def _blank_outside(picture: np.ndarray, canvas: Canvas, value: float | tuple[float, ...]) -> None:

@@ -11,10 +11,9 @@ import pytest
 from conftest import REPOSITORY
 from PIL import Image
 
-from pspnet_lightning.data import DataSpec, FirstImages, check_labels, count_classes, default_palette, list_file
-from pspnet_lightning.data.camvid import camvid
+from pspnet_lightning.data import DataSpec, check_labels, count_classes, default_palette, first_images, list_file
+from pspnet_lightning.data.camvid import CAMVID, camvid
 from pspnet_lightning.data.reading import read_image, read_raw_label
-from pspnet_lightning.data.specs import CAMVID
 
 FRAMES = Path(os.environ.get("PSPNET_CAMVID", REPOSITORY.parent / "shared" / "data" / "camvid"))
 
@@ -51,7 +50,7 @@ def test_camvid_mistakes(tmp_path: Path) -> None:
         camvid("train", root=str(tmp_path))
     make_camvid(tmp_path, ".jpg", lists=False)
     (tmp_path / "trainannot" / "0001TP_00001.png").unlink()
-    with pytest.raises(ValueError, match=r"1 images of .* have no label in .*0001TP_00001\.jpg"):
+    with pytest.raises(ValueError, match=r"1 of 3 images .* have no label .*0001TP_00001\.jpg"):
         camvid("train", root=str(tmp_path))
 
 
@@ -95,11 +94,11 @@ def test_label_map_and_off_by_one(small_list: Path) -> None:
 
 def test_first_images(small_list: Path) -> None:
     data = list_file("train", root=str(small_list), train="train.txt", val="val.txt", classes=["a", "b", "c"])
-    first = FirstImages(data, 2)
+    first = first_images(data, 2)
     assert len(first) == 2
     assert first.name(1) == data.name(1)
     with pytest.raises(ValueError, match=r"data\.overfit=7 must lie in 1\.\.6"):
-        FirstImages(data, 7)
+        first_images(data, 7)
 
 
 def test_spec_survives_a_checkpoint() -> None:

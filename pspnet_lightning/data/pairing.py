@@ -1,0 +1,92 @@
+"""Which label file belongs to which image: by the same path below two folders, once both tails are taken off."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+Pair = tuple[Path, Path]
+IMAGE_TAILS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".ppm", ".gif")
+LABEL_TAILS = (".png", ".tif", ".tiff", ".bmp", ".gif", ".jpg", ".jpeg")
+
+
+def pair_files(
+    images: Path,
+    labels: Path,
+    image_tails: Sequence[str] = IMAGE_TAILS,
+    label_tails: Sequence[str] = LABEL_TAILS,
+    *,
+    every_image: bool = True,
+) -> list[Pair]:
+    """Pairs below two folders, at any depth, in the order of their names.
+
+    ``images/a/x_leftImg8bit.png`` and ``labels/a/x_gtFine_labelIds.png`` have the key ``a/x`` once their tails are
+    off. With ``every_image=False`` images without label are left out, as where only some are annotated.
+
+    Raises FileNotFoundError for a missing folder and ValueError listing images without label, or two files of one key.
+    """
+    found_images = _by_key(images, image_tails)
+    found_labels = _by_key(labels, label_tails)
+    without = [str(path) for key, path in found_images.items() if key not in found_labels]
+    if without and every_image:
+        raise ValueError(
+            f"{len(without)} of {len(found_images)} images below {str(images)!r} have no label below "
+            f"{str(labels)!r}: {shown(without)}"
+        )
+    return [(path, found_labels[key]) for key, path in found_images.items() if key in found_labels]
+
+
+def pair_stems(images: Path, labels: Path, stems: Sequence[str], image_tail: str, label_tail: str) -> list[Pair]:
+    """Pairs of a split list of stems: ``images/<stem><image_tail>`` and ``labels/<stem><label_tail>``."""
+    return [(images / f"{stem}{image_tail}", labels / f"{stem}{label_tail}") for stem in stems]
+
+
+def read_stems(file: Path) -> list[str]:
+    """The first word of each line of a split list. Raises FileNotFoundError."""
+    if not file.is_file():
+        raise FileNotFoundError(f"the split list {str(file)!r} does not exist")
+    return [words[0] for line in file.read_text().splitlines() if (words := line.split())]
+
+
+def read_list(file: Path, root: Path) -> list[Pair]:
+    """The pairs of a text file of ``image label`` lines (semseg's format), relative to ``root``; blank lines may occur.
+
+    Raises FileNotFoundError for the file, and ValueError listing every line that is not a pair.
+    """
+    if not file.is_file():
+        raise FileNotFoundError(f"the list {str(file)!r} does not exist; paths of lists are relative to data.root")
+    pairs, wrong = [], []
+    for number, line in enumerate(file.read_text().splitlines(), start=1):
+        words = line.split()
+        if len(words) == 2:
+            pairs.append((root / words[0], root / words[1]))
+        elif words:
+            wrong.append(f"line {number}: {line.strip()!r}")
+    if wrong:
+        names = "\n  ".join(wrong[:10]) + (f"\n  ... and {len(wrong) - 10} more" if len(wrong) > 10 else "")
+        raise ValueError(
+            f"list {str(file)!r}: {len(wrong)} lines are not a pair `image label`; an image without label cannot be "
+            f"used:\n  {names}"
+        )
+    return pairs
+
+
+def shown(names: Sequence[str], limit: int = 10) -> str:
+    """The first names of a list, and how many more there are."""
+    return ", ".join(names[:limit]) + (f", ... ({len(names) - limit} more)" if len(names) > limit else "")
+
+
+def _by_key(folder: Path, tails: Sequence[str]) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {str(folder)!r}")
+    found: dict[str, Path] = {}
+    for path in sorted(folder.rglob("*")):
+        relative = path.relative_to(folder).as_posix()
+        tail = next((tail for tail in tails if relative.lower().endswith(tail.lower())), None)
+        if tail is None or path.name.startswith(".") or not path.is_file():
+            continue
+        key = relative[: -len(tail)]
+        if key in found:
+            raise ValueError(f"two files of one name: {str(found[key])!r} and {str(path)!r}; remove one of them")
+        found[key] = path
+    return found
