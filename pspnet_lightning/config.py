@@ -63,7 +63,38 @@ class EvaluateConfig:
     trainer: dict[str, Any] = field(default_factory=dict)
 
 
-PRIMARIES: dict[str, type] = {"train": TrainConfig, "evaluate": EvaluateConfig}
+@dataclass
+class InspectConfig:
+    """The top level of ``inspect.yaml``. ``model`` and ``augment`` are there because a data set may choose them."""
+
+    data: dict[str, Any] = field(default_factory=dict)
+    model: dict[str, Any] = field(default_factory=dict)
+    augment: dict[str, Any] = field(default_factory=dict)
+    splits: list[str] = field(default_factory=list)
+    limit: int | None = None
+    pictures: int = 6
+
+
+@dataclass
+class BenchmarkInputConfig:
+    """The top level of ``benchmark_input.yaml``."""
+
+    root: str | None = None
+    crop_size: int = 473
+    width: int = 683
+    height: int = 512
+    images: int = 32
+    batch_size: int = 8
+    rounds: int = 9
+    seed: int = 0
+
+
+PRIMARIES: dict[str, type] = {
+    "train": TrainConfig,
+    "evaluate": EvaluateConfig,
+    "inspect": InspectConfig,
+    "benchmark_input": BenchmarkInputConfig,
+}
 
 
 def register_schemas() -> None:

@@ -20,7 +20,6 @@ from pspnet_lightning.metrics import SegmentationScores
 _IGNORED: Colour = (0, 0, 0)
 _INK, _PAPER = (30, 30, 34), (255, 255, 255)
 _RIGHT, _WRONG = (214, 220, 226), (214, 40, 40)
-_COLUMNS = ("image", "truth", "prediction", "errors")
 
 
 @dataclass(frozen=True)
@@ -79,16 +78,42 @@ def prediction_sheet(items: Sequence[SheetItem], spec: DataSpec, *, cell_width: 
             colorize(item.prediction, spec.palette),
             error_map(item.prediction, item.label, spec.ignore_index),
         )
-        scale = cell_width / item.image.shape[1]
-        size = (cell_width, max(1, round(item.image.shape[0] * scale)))
+        rows.append((f"{_short(item.name)}   {right:.1f} % of pixels right", cells))
+    maps = [map_ for item in items for map_ in (item.label, item.prediction)]
+    return _sheet(rows, ("image", "truth", "prediction", "errors"), maps, spec, cell_width)
+
+
+def label_sheet(
+    items: Sequence[tuple[np.ndarray, np.ndarray, str]], spec: DataSpec, *, cell_width: int = 300
+) -> np.ndarray:
+    """(image, label, name) of each item: image, labels in colours, and both laid over each other."""
+    rows = []
+    for image, label, name in items:
+        rgb = as_rgb(image)
+        rows.append((_short(name), (rgb, colorize(label, spec.palette), overlay(rgb, label, spec.palette))))
+    return _sheet(rows, ("image", "labels", "both"), [label for _, label, _ in items], spec, cell_width)
+
+
+def _sheet(
+    items: Sequence[tuple[str, Sequence[np.ndarray]]],
+    columns: Sequence[str],
+    maps: Sequence[np.ndarray],
+    spec: DataSpec,
+    cell_width: int,
+) -> np.ndarray:
+    """Rows of (caption, cells of one size), headed by ``columns``, with a legend of what ``maps`` hold."""
+    rows = []
+    for caption, cells in items:
+        scale = cell_width / cells[0].shape[1]
+        size = (cell_width, max(1, round(cells[0].shape[0] * scale)))
         interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
         resized = [cv2.resize(np.ascontiguousarray(cell), size, interpolation=interpolation) for cell in cells]
         gap = np.full((size[1], 6, 3), _PAPER, np.uint8)
         strip = np.hstack([part for cell in resized for part in (cell, gap)][:-1])
-        rows += [_caption(f"{_short(item.name)}   {right:.1f} % of pixels right", strip.shape[1]), strip]
+        rows += [_caption(caption, strip.shape[1]), strip]
     width = rows[1].shape[1]
-    heads = np.hstack([_caption(name, cell_width + 6) for name in _COLUMNS])[:, :width]
-    sheet = np.vstack([heads, *rows, _legend(items, spec, width)])
+    heads = np.hstack([_caption(name, cell_width + 6) for name in columns])[:, :width]
+    sheet = np.vstack([heads, *rows, _legend(maps, spec, width)])
     return cv2.copyMakeBorder(sheet, 8, 8, 8, 8, cv2.BORDER_CONSTANT, value=_PAPER)
 
 
@@ -191,12 +216,11 @@ def _short(name: str) -> str:
     return short if len(short) <= 60 else f"...{short[-57:]}"
 
 
-def _legend(items: Sequence[SheetItem], spec: DataSpec, width: int) -> np.ndarray:
-    counts = sum(
-        np.bincount(np.concatenate([item.label.ravel(), item.prediction.ravel()]), minlength=256)[:256]
-        for item in items
-    )
-    order = [int(label) for label in np.argsort(-np.asarray(counts))[:40] if np.asarray(counts)[label]]
+def _legend(maps: Sequence[np.ndarray], spec: DataSpec, width: int) -> np.ndarray:
+    counts = np.zeros(256, np.int64)
+    for label_map in maps:
+        counts += np.bincount(label_map.ravel(), minlength=256)[:256]
+    order = [int(label) for label in np.argsort(-counts)[:40] if counts[label]]
     shown = [(spec.classes[label], spec.palette[label]) for label in order if label < spec.num_classes]
     if spec.ignore_index in order:
         shown.append(("ignored", _IGNORED))

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from pspnet_lightning.callbacks.loggers import finish, log_config
 from pspnet_lightning.checkpoint import AtomicCheckpointIO, load_weights, read_checkpoint
 from pspnet_lightning.cli.app import run
+from pspnet_lightning.cli.preflight import preflight
 from pspnet_lightning.config import as_plain, build, build_data, build_module, check_keys
 from pspnet_lightning.data.transforms import as_size
 from pspnet_lightning.datamodule import SegmentationDataModule
@@ -81,6 +82,8 @@ def _fit_and_report(
         OmegaConf.save(OmegaConf.create(as_plain(cfg)), folder / "config.yaml")
         log_config(trainer, as_plain(cfg))
         print(f"data {data.spec.name}, {data.spec.num_classes} classes; run folder {_shown(folder)}", flush=True)
+        for line in preflight(as_plain(cfg), data, devices=trainer.world_size):
+            print(line, flush=True)
 
     trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
     if trainer.interrupted:

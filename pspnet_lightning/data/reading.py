@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from PIL import Image
 
 from pspnet_lightning.data.specs import DataSpec
 
+_PNG = b"\x89PNG\r\n\x1a\n"
 # path -> (H, W, C)
 ImageReader = Callable[[Path], np.ndarray]
 
@@ -25,16 +27,14 @@ def read_image(path: Path) -> np.ndarray:
     EXIF orientation is ignored: label files have none, and both must be turned alike. Raises
     FileNotFoundError, and ValueError for a file that is no image or is truncated.
     """
-    _readable(path)
-    content = path.read_bytes()
+    content = _content(path)
     # OpenCV fills what is missing of a truncated JPEG with grey and only prints a warning: look for the end marker.
     if content[:2] == b"\xff\xd8" and b"\xff\xd9" not in content[-1024:]:
         raise ValueError(f"image {str(path)!r} is truncated: the JPEG has no end marker; copy the file again")
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    image = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
+    image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
     if image is None:
         raise ValueError(f"image {str(path)!r} cannot be decoded ({len(content)} bytes); copy the file again")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return image
 
 
 def read_raw_label(path: Path) -> np.ndarray:
@@ -42,12 +42,21 @@ def read_raw_label(path: Path) -> np.ndarray:
 
     Raises FileNotFoundError, and ValueError for damaged files and for colour images.
     """
-    with decoding(path, "label"):
-        if path.suffix.lower() in (".tif", ".tiff"):
-            mode, values = "TIFF", tifffile.imread(path)
-        else:
-            with Image.open(path) as file:
-                mode, values = file.mode, np.array(file)
+    content = _content(path)
+    mode = "RGB"
+    # Bit depth and colour type of a PNG. libpng finds every damaged block, which Pillow passes over at times; it would
+    # turn a palette's indices into colours, though.
+    if content[:8] == _PNG and content[24:26] in (b"\x08\x00", b"\x10\x00"):
+        values = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+        if values is None:
+            raise _damaged(path, "label", "a broken PNG", len(content))
+    else:
+        with decoding(path, "label"):
+            if path.suffix.lower() in (".tif", ".tiff"):
+                mode, values = "TIFF", tifffile.imread(path)
+            else:
+                with Image.open(io.BytesIO(content)) as file:
+                    mode, values = file.mode, np.array(file)
     if values.ndim != 2:
         raise ValueError(
             f"label {str(path)!r} is a colour image (mode {mode}), not a map of class indices: was a palette PNG saved "
@@ -60,23 +69,19 @@ def read_raw_label(path: Path) -> np.ndarray:
 
 def map_label(raw: np.ndarray, spec: DataSpec, path: Path | str) -> np.ndarray:
     """Raw values -> labels 0..K-1 or ``ignore_index``, uint8 (H, W). Raises ValueError naming file and values."""
-    allowed = _allowed(spec)
-    highest = int(raw.max(initial=0))
-    if highest > 255 or (raw.dtype.kind == "i" and int(raw.min(initial=0)) < 0):
-        foreign = sorted(set(np.unique(raw).tolist()) - set(allowed))
-    else:
-        present = np.bincount(raw.reshape(-1).astype(np.uint8), minlength=256).nonzero()[0].tolist()
-        foreign = sorted(set(present) - set(allowed))
+    table, mark = spec.lookup
+    if raw.dtype == np.uint8:
+        label = cv2.LUT(raw, table)
+        # What is foreign is looked for by name only where there is something.
+        if mark is None or cv2.countNonZero(cv2.inRange(label, mark, mark)) == 0:
+            return label
+    foreign = [value for value in np.unique(raw).tolist() if value not in spec.allowed]
     if foreign:
         shown = ", ".join(map(str, foreign[:10])) + (", ..." if len(foreign) > 10 else "")
         raise ValueError(
             f"label {str(path)!r} holds values outside the {spec.num_classes} classes of {spec.name}: {shown} "
-            f"(allowed: {_ranges(sorted(allowed))}). Is the label map off by one, or the number of classes wrong?"
+            f"(allowed: {_ranges(sorted(spec.allowed))}). {_likely_cause(foreign, spec)}"
         )
-    table = np.full(256, spec.ignore_index, np.uint8)
-    for value, label in allowed.items():
-        if value < 256:
-            table[value] = label
     return cv2.LUT(raw.astype(np.uint8), table)
 
 
@@ -143,8 +148,19 @@ def decoding(path: Path, kind: str) -> Iterator[None]:
         raise _damaged(path, kind, error, size) from error
 
 
-def _damaged(path: Path, kind: str, error: Exception, size: int) -> ValueError:
+def _damaged(path: Path, kind: str, error: Exception | str, size: int) -> ValueError:
     return ValueError(f"{kind} {str(path)!r} cannot be decoded ({error}; {size} bytes); copy the file again")
+
+
+def _likely_cause(foreign: list[int], spec: DataSpec) -> str:
+    count = spec.num_classes
+    if foreign == [count] and spec.label_map is None:
+        return (
+            f"The values run up to {count}, one too far: if 0 means other (as in ADE20K), shift them with "
+            f"data.label_map={{0: {spec.ignore_index}, 1: 0, ..., {count}: {count - 1}}}; if 0 is a background class, "
+            f"data.classes lacks it"
+        )
+    return "Is the label map off by one, or the number of classes wrong?"
 
 
 def check_sizes(image_path: Path, image: np.ndarray, label_path: Path, label: np.ndarray) -> None:
@@ -156,26 +172,33 @@ def check_sizes(image_path: Path, image: np.ndarray, label_path: Path, label: np
         )
 
 
+def _content(path: Path) -> bytes:
+    """The file's bytes; raises where it cannot be read or is empty."""
+    with _opening(path), open(path, "rb") as file:
+        content = file.read()
+    if not content:
+        raise ValueError(f"file {str(path)!r} is empty; copy it again")
+    return content
+
+
 def _readable(path: Path) -> int:
     """The file's size; raises where it cannot be read or is empty."""
-    try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            file.read(1)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"there is no file {str(path)!r}") from error
-    except OSError as error:
-        raise ValueError(f"file {str(path)!r} cannot be read: {error.strerror}") from error
+    with _opening(path), open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        file.read(1)
     if size == 0:
         raise ValueError(f"file {str(path)!r} is empty; copy it again")
     return size
 
 
-def _allowed(spec: DataSpec) -> Mapping[int, int]:
-    """Raw value -> label for every value that may occur."""
-    if spec.label_map is not None:
-        return {**spec.label_map, spec.ignore_index: spec.ignore_index}
-    return {**{label: label for label in range(spec.num_classes)}, spec.ignore_index: spec.ignore_index}
+@contextmanager
+def _opening(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"there is no file {str(path)!r}") from error
+    except OSError as error:
+        raise ValueError(f"file {str(path)!r} cannot be read: {error.strerror}") from error
 
 
 def _ranges(values: list[int]) -> str:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import resources
 from typing import Any
+
+import numpy as np
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)  # of RGB in 0..255
 IMAGENET_STD = (58.395, 57.12, 57.375)
@@ -66,6 +69,26 @@ class DataSpec:
     @property
     def num_classes(self) -> int:
         return len(self.classes)
+
+    @property
+    def allowed(self) -> dict[int, int]:
+        """Raw value -> label for every value that may occur in label files."""
+        given = self.label_map if self.label_map is not None else {label: label for label in range(self.num_classes)}
+        return {**given, self.ignore_index: self.ignore_index}
+
+    @cached_property
+    def lookup(self) -> tuple[np.ndarray, int | None]:
+        """For 8-bit raw values their labels, uint8 (256,), and the mark that stands for values that must not occur.
+
+        None for the mark where every value from 0 to 255 is a label: then no value is foreign.
+        """
+        allowed = self.allowed
+        free = sorted(set(range(256)) - set(allowed.values()))
+        table = np.full(256, free[-1] if free else self.ignore_index, np.uint8)
+        for value, label in allowed.items():
+            if 0 <= value < 256:
+                table[value] = label
+        return table, free[-1] if free else None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain Python types only, for a checkpoint."""

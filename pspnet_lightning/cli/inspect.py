@@ -1,0 +1,99 @@
+"""`pspnet-inspect data=...`: counts, sizes, class frequencies, mean and deviation, broken files, a picture sheet."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from pspnet_lightning.callbacks.report import write_json
+from pspnet_lightning.cli.app import run
+from pspnet_lightning.config import as_plain, build_source
+from pspnet_lightning.data import DataSpec, SegmentationDataset, sample_indices
+from pspnet_lightning.data.inspection import Inspection, inspect_split
+from pspnet_lightning.visualize import label_sheet, save_png
+
+
+def main() -> None:
+    """The console script."""
+    run("inspect", inspect)
+
+
+def inspect(cfg: DictConfig) -> None:
+    """Prints the tables, writes inspect.json and inspect.png into the run folder.
+
+    Raises ValueError, which ends the command with exit code 1, when a file is broken.
+    """
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    source = build_source(cfg.data)
+    splits: dict[str, SegmentationDataset] = {name: source(name) for name in as_plain(cfg.splits)}
+    if not splits:
+        raise ValueError("splits=[] names no split; give splits=[train,val]")
+    spec = next(iter(splits.values())).spec
+    found = [
+        inspect_split(data, name, limit=cfg.limit, threads=len(os.sched_getaffinity(0)), progress=_progress(name))
+        for name, data in splits.items()
+    ]
+    content = {"data": spec.name, "classes": list(spec.classes), "splits": [item.to_dict() for item in found]}
+    write_json(content, folder / "inspect.json")
+    _print(found, spec)
+    broken = [pair for item in found for pair in item.broken]
+    bad = {name for name, _ in broken}
+    first = next(iter(splits.values()))
+    whole = [index for index in sample_indices(len(first), len(first)) if first.name(index) not in bad]
+    chosen = [whole[position] for position in sample_indices(len(whole), cfg.pictures)] if whole else []
+    if chosen:
+        save_png(
+            label_sheet([(*first.read(index), first.name(index)) for index in chosen], spec), folder / "inspect.png"
+        )
+    print(f"written: {folder / 'inspect.json'}" + (f", {folder / 'inspect.png'}" if chosen else ""), flush=True)
+    if broken:
+        for name, reason in broken:
+            print(f"broken: {reason if name in reason else f'{name}: {reason}'}", flush=True)
+        raise ValueError(
+            f"{len(broken)} of {sum(item.read for item in found) + len(broken)} pairs are broken; see above"
+        )
+
+
+def _progress(split: str) -> Any:
+    def show(items: Iterable[Any], total: int) -> Iterable[Any]:
+        if not sys.stderr.isatty():
+            return items
+        return track(items, f"reading {split}", total=total, console=Console(stderr=True), transient=True)
+
+    return show
+
+
+def _print(found: list[Inspection], spec: DataSpec) -> None:
+    console = Console()
+    for item in found:
+        sizes = ", ".join(f"{width} x {height} ({count})" for (height, width), count in item.sizes.most_common(4))
+        more = f" and {len(item.sizes) - 4} more sizes" if len(item.sizes) > 4 else ""
+        total = int(item.pixels.sum()) + item.ignored
+        print(f"{spec.name} {item.split}: {item.images} images, {item.read} read, {len(item.broken)} broken")
+        print(f"  sizes (width x height): {sizes}{more}")
+        print(f"  mean {list(item.mean)}, standard deviation {list(item.std)}; set: {[round(v, 3) for v in spec.mean]}")
+        print(f"  ignored pixels: {item.ignored / max(total, 1):.2%}", flush=True)
+    table = Table()
+    table.add_column("class")
+    for item in found:
+        table.add_column(f"{item.split} pixels %", justify="right")
+        table.add_column(f"{item.split} images", justify="right")
+    for label, name in enumerate(spec.classes):
+        cells = []
+        for item in found:
+            share = item.pixels[label] / max(int(item.pixels.sum()), 1)
+            cells += [f"{100 * share:.3f}", f"{item.images_with[label]}"]
+        table.add_row(name, *cells)
+    console.print(table)
+    for item in found:
+        if absent := item.absent(spec.classes):
+            print(f"not one pixel in {item.split}: {', '.join(absent)}", flush=True)
