@@ -107,13 +107,15 @@ class SegmentationModule(L.LightningModule):
 
     @torch.inference_mode()
     def predict(self, image: np.ndarray) -> np.ndarray:
-        """The label map uint8 (H, W) of one image uint8 (H, W, C), whole, at its own size; in eval mode.
+        """The label map uint8 (H, W) of one image (H, W, C) in its file's own units, whole, at its own size.
 
-        Raises ValueError for anything else than such an image.
+        uint8, or any number type for networks trained on such images. Raises ValueError for another shape.
         """
         channels = self.get_buffer("mean").shape[1]
-        if image.ndim != 3 or image.shape[2] != channels or image.dtype != np.uint8:
-            raise ValueError(f"image of shape {image.shape} and type {image.dtype}: expected uint8 (H, W, {channels})")
+        if image.ndim != 3 or image.shape[2] != channels:
+            raise ValueError(f"image of shape {image.shape}: expected (H, W, {channels})")
+        if image.dtype != np.uint8:
+            image = image.astype(np.float32)
         was_training = self.training
         self.eval()
         try:

@@ -17,6 +17,9 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 # tests/ is no package: what tests share is imported by name from here.
 sys.path.insert(0, str(REPOSITORY / "tests"))
 
+# Real driving frames, where a machine has them.
+FRAMES = Path(os.environ.get("PSPNET_CAMVID", REPOSITORY.parent / "shared" / "data" / "camvid"))
+
 # A network and a run of seconds.
 SMALL = [
     "model=pspnet_tiny",

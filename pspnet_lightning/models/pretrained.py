@@ -21,8 +21,9 @@ def load_imagenet_weights(model: PSPNet | ResNet, *, file: str | Path | None = N
     """Loads ImageNet weights into the backbone and returns the keys left out, which are the classifier's.
 
     Without ``file`` torchvision's IMAGENET1K_V1 weights of the depth are downloaded once into torch's hub
-    folder and checked against their hash. ``file`` is a state dict with torchvision's names (a ``state_dict``
-    wrapper and ``module.`` prefixes are taken off), read with ``weights_only=True``.
+    folder and checked against their hash; for images that are not RGB see ``adapt_channels``. ``file`` is a state
+    dict with torchvision's names (a ``state_dict`` wrapper and ``module.`` prefixes are taken off), read with
+    ``weights_only=True``.
 
     Raises ValueError where torchvision has no weights for the architecture, where there is no network,
     or listing every key that is missing, unknown or of another shape; FileNotFoundError for ``file``.
@@ -30,6 +31,10 @@ def load_imagenet_weights(model: PSPNet | ResNet, *, file: str | Path | None = N
     backbone = model.backbone if isinstance(model, PSPNet) else model
     tensors = _from_file(Path(file)) if file is not None else _download(backbone)
     own = backbone.state_dict()
+    stem = "conv1.weight"
+    if stem in tensors and backbone.in_channels != tensors[stem].shape[1] == 3:
+        tensors = {**tensors, stem: adapt_channels(tensors[stem], backbone.in_channels)}
+        _log.info("the stem's RGB filters are repeated over %d channels", backbone.in_channels)
     skipped = [key for key in tensors if key.startswith("fc.")]
     problems = [f"missing: {key}" for key in own if key not in tensors]
     problems += [f"unknown: {key}" for key in tensors if key not in own and key not in skipped]
@@ -46,6 +51,14 @@ def load_imagenet_weights(model: PSPNet | ResNet, *, file: str | Path | None = N
     backbone.load_state_dict({key: value for key, value in tensors.items() if key not in skipped})
     _log.info("ImageNet weights loaded into the backbone; left out: %s", ", ".join(skipped) or "nothing")
     return skipped
+
+
+def adapt_channels(weight: Tensor, channels: int) -> Tensor:
+    """A stem's filters (out, 3, kh, kw) for another number of channels: repeated R, G, B, R, ... and scaled by 3 / C.
+
+    Grey images repeated as RGB and multi-band images then excite the filters as strongly as RGB images do.
+    """
+    return weight[:, [channel % 3 for channel in range(channels)]] * (3 / channels)
 
 
 def _from_file(file: Path) -> dict[str, Tensor]:

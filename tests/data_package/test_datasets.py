@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from conftest import REPOSITORY
+from conftest import FRAMES
 from PIL import Image
 
 from pspnet_lightning.data import DataSpec, check_labels, count_classes, default_palette, first_images, list_file
 from pspnet_lightning.data.camvid import CAMVID, camvid
 from pspnet_lightning.data.reading import read_image, read_raw_label
-
-FRAMES = Path(os.environ.get("PSPNET_CAMVID", REPOSITORY.parent / "shared" / "data" / "camvid"))
 
 
 def make_camvid(root: Path, suffix: str, *, lists: bool) -> None:

@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from conftest import SMALL, Run
 from miniatures import blocks, picture, save
 from PIL import Image
 
+from pspnet_lightning import load
 from pspnet_lightning.data import TrainTransform, folder, list_file
 from pspnet_lightning.data.tiles import TiledDataset, cut
 
@@ -162,3 +164,27 @@ def test_windows_of_tiles_equal_the_whole(tmp_path: Path, compression: str | Non
         image, found = data.read(index)
         assert np.array_equal(found, label[rows, columns])
         assert np.array_equal(image, picture(label)[rows, columns])
+
+
+def test_multi_band_images_train_evaluate_and_predict(command: Run, tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    for number in range(6):
+        label = blocks([0, 1, 2], number)
+        image = label[..., None].astype(int) * 9000 + generator.integers(0, 5000, (*label.shape, 5))
+        (tmp_path / "set" / "images").mkdir(parents=True, exist_ok=True)
+        tifffile.imwrite(
+            tmp_path / "set" / "images" / f"{number}.tif", image.astype(np.uint16), photometric="minisblack"
+        )
+        save(label, tmp_path / "set" / "masks" / f"{number}.png")
+    arguments = ["data=folder", "data.root=set", "data.classes=[a,b,c]", "data.channels=5", "data.crop_size=33"]
+    result = command("train", *arguments, "data.batch_size=2", "data.epochs=1", "hydra.run.dir=run", *SMALL)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "run" / "validation.png").is_file()
+    # The checkpoint knows mean and deviation: no training image is needed to evaluate.
+    for number in range(5):
+        (tmp_path / "set" / "images" / f"{number}.tif").write_bytes(b"gone")
+    (tmp_path / "set" / "val.txt").write_text("5\n")
+    result = command("evaluate", "checkpoint=run/checkpoints/best.ckpt", "+data.val=val.txt", "hydra.run.dir=evaluated")
+    assert result.returncode == 0, result.stderr
+    module = load(tmp_path / "run" / "checkpoints" / "best.ckpt")
+    assert module.predict(tifffile.imread(tmp_path / "set" / "images" / "5.tif")).shape == (48, 64)

@@ -50,3 +50,13 @@ def test_missing_file_and_missing_architecture(tmp_path: Path, model: PSPNet) ->
         load_imagenet_weights(model, file=tmp_path / "none.pth")
     with pytest.raises(ValueError, match=r"no ImageNet weights for depth 18 with the deep stem.*stem=plain"):
         load_imagenet_weights(PSPNet(3, depth=18, stem="deep"))
+
+
+@pytest.mark.parametrize("channels", [1, 4, 6])
+def test_other_channels_take_the_rgb_filters_repeated(tmp_path: Path, channels: int) -> None:
+    theirs = torchvision.models.resnet18(weights=None).state_dict()
+    torch.save(theirs, tmp_path / "resnet18.pth")
+    model = PSPNet(3, depth=18, stem="plain", in_channels=channels)
+    load_imagenet_weights(model, file=tmp_path / "resnet18.pth")
+    own, rgb = model.backbone.state_dict()["conv1.weight"], theirs["conv1.weight"]
+    assert torch.allclose(own[:, channels - 1], rgb[:, (channels - 1) % 3] * 3 / channels)

@@ -1,0 +1,128 @@
+"""pspnet-inspect counts and lists what is broken; train.py looks before it starts; the input benchmark."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import FRAMES, Run, list_arguments
+from miniatures import ade20k
+from PIL import Image
+
+LIST = [
+    "data=list",
+    "data.root=set",
+    "data.train=train.txt",
+    "data.val=val.txt",
+    "data.classes=[a,b,c]",
+    "hydra.run.dir=run",
+]
+
+
+def test_counts_equal_the_files(command: Run, small_list: Path, tmp_path: Path) -> None:
+    result = command("inspect", *LIST)
+    assert result.returncode == 0, result.stderr
+    found = json.loads((tmp_path / "run" / "inspect.json").read_text())
+    labels = [np.array(Image.open(small_list / "labels" / f"{number}.png")) for number in range(6)]
+    images = np.stack([np.array(Image.open(small_list / "images" / f"{number}.png")) for number in range(6)])
+    train = found["splits"][0]
+    assert train["images"] == train["read"] == 6
+    assert train["sizes"] == {"64 x 48": 6}
+    assert train["pixels"] == [sum(int((label == value).sum()) for label in labels) for value in range(3)]
+    assert train["images_with"] == [sum(bool((label == value).any()) for label in labels) for value in range(3)]
+    assert train["mean"] == pytest.approx(images.reshape(-1, 3).mean(0), abs=1e-3)
+    assert train["std"] == pytest.approx(images.reshape(-1, 3).std(0), abs=1e-3)
+    assert Image.open(tmp_path / "run" / "inspect.png").size[0] == 3 * 300 + 2 * 6 + 16
+    assert "list train: 6 images, 6 read, 0 broken" in result.stdout
+
+
+def test_all_broken_files_are_listed_at_once(command: Run, small_list: Path, tmp_path: Path) -> None:
+    (small_list / "images" / "0.png").write_text("no image")
+    Image.fromarray(np.zeros((9, 9), np.uint8)).save(small_list / "labels" / "2.png")
+    Image.fromarray(np.full((48, 64), 9, np.uint8)).save(small_list / "labels" / "8.png")
+    result = command("inspect", *LIST)
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    broken = [line for line in result.stdout.splitlines() if line.startswith("broken: ")]
+    assert len(broken) == 3
+    for name, line in zip(("images/0.png", "labels/2.png", "labels/8.png"), broken, strict=True):
+        assert name in line
+    assert "3 of 9 pairs are broken" in result.stderr
+    assert [
+        len(split["broken"]) for split in json.loads((tmp_path / "run" / "inspect.json").read_text())["splits"]
+    ] == [2, 1]
+
+
+def test_a_limit_and_the_embedded_scenes(command: Run, tmp_path: Path) -> None:
+    result = command("inspect", "limit=5", "splits=[val]", "hydra.run.dir=run")
+    assert result.returncode == 0, result.stderr
+    assert json.loads((tmp_path / "run" / "inspect.json").read_text())["splits"][0]["read"] == 5
+
+
+@pytest.mark.skipif(not FRAMES.is_dir(), reason=f"the real frames are not at {FRAMES.name}/; set PSPNET_CAMVID")
+def test_real_frames(command: Run, tmp_path: Path) -> None:
+    result = command("inspect", "data=camvid", f"data.root={FRAMES}", "limit=40", "splits=[train]", "hydra.run.dir=run")
+    assert result.returncode == 0, result.stderr
+    found = json.loads((tmp_path / "run" / "inspect.json").read_text())
+    shares = np.array(found["splits"][0]["pixels"]) / sum(found["splits"][0]["pixels"])
+    # Road and building are the commonest, riders the rarest, as in the published class frequencies.
+    assert {found["classes"][label] for label in np.argsort(-shares)[:2]} == {"road", "building"}
+    assert shares[found["classes"].index("bicyclist")] < 0.01
+
+
+def test_preflight_names_an_off_by_one_label_map(command: Run, tmp_path: Path) -> None:
+    """ADE20K's files as data=list: 0 is other, the values run from 1 to 150."""
+    ade20k(tmp_path / "set")
+    base = tmp_path / "set" / "ADEChallengeData2016"
+    for name in ("training", "validation"):
+        pairs = [
+            f"images/{name}/{path.stem}.jpg annotations/{name}/{path.stem}.png\n"
+            for path in sorted((base / "images" / name).iterdir())
+        ]
+        (base / f"{name}.txt").write_text("".join(pairs))
+    classes = ",".join(f"c{number}" for number in range(150))
+    arguments = [
+        word for word in list_arguments(base) if not word.startswith(("data.train", "data.val", "data.classes"))
+    ]
+    result = command(
+        "train", *arguments, "data.train=training.txt", "data.val=validation.txt", f"data.classes=[{classes}]"
+    )
+    assert result.returncode == 1
+    assert (
+        "if 0 means other (as in ADE20K), shift them with data.label_map={0: 255, 1: 0, ..., 150: 149}" in result.stderr
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "effective batch 2 on 1 device, lr 0.01 (the paper's: 16 and 0.01)"),
+        ([], "for a batch of 2 the paper's rate scales to 0.00125, lr=0.01 is far from it: data.lr=0.00125"),
+        ([], "BatchNorm of the pyramid's bin 1 sees 2 values a channel"),
+        (["data.classes=[a,b,c,d]"], "1 classes are in no training label and cannot be learnt: d"),
+        (["data.label_map={0:255,1:255,2:1}"], "% of the pixels in 6 of 6 training labels are ignored"),
+        (["trainer.accumulate_grad_batches=4"], "effective batch 8 on 1 device"),
+    ],
+)
+def test_preflight(command: Run, small_list: Path, arguments: list[str], message: str) -> None:
+    result = command("train", *list_arguments(small_list), "debug=fdr", *arguments)
+    assert result.returncode == 0, result.stderr
+    assert message in result.stdout
+
+
+def test_the_recipe_gets_no_warning(command: Run) -> None:
+    result = command("train", "debug=fdr", "model.width=8", "trainer.accelerator=cpu", "data.num_workers=0")
+    assert result.returncode == 0, result.stderr
+    assert "warning: " not in result.stdout
+
+
+def test_benchmark_input_measures_all_ways(command: Run, tmp_path: Path) -> None:
+    small = ["images=4", "rounds=2", "width=120", "height=90", "crop_size=65", "hydra.run.dir=run"]
+    result = command("benchmark", "input", *small)
+    assert result.returncode == 0, result.stderr
+    ways = json.loads((tmp_path / "run" / "benchmark_input.json").read_text())["ways"]
+    assert ways["official sequence"]["ratio"] == 1
+    assert set(ways) == {"official sequence", "ours", "ours and CPU normalise", "decoding alone"}
+    assert command("benchmark", "inputs").returncode == 1
