@@ -1,0 +1,304 @@
+"""Sliding-window prediction as the official code does it (hszhao/semseg, tool/test.py), on the device, in row bands.
+
+Memory: besides the (K, H, W) result, one band of the scaled image's probabilities, (K, crop, W'), what resizing it
+takes, and the crops' own logits and probabilities. With W' the scaled width, n crops a batch, float32, in bytes at most
+
+    4 K (H W + 4 crop max(W, W') + 6 n crop^2) + the network's own activations.
+
+``label_rows`` needs no (K, H, W): it hands over finished rows, so an aerial tile of any height streams through.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Network = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class SlidingWindow:
+    """A protocol: the arguments of ``sliding_window`` that do not belong to an image or a network.
+
+    ``base_size`` is the long side that scale 1 resizes to; None: the image's own. ``crop_size`` is one number or
+    (height, width), ``batch_size`` the crops in one forward pass (twice as many images with ``flip``).
+
+    Raises ValueError for sizes and rates that make no window.
+    """
+
+    crop_size: int | tuple[int, int]
+    base_size: int | None = None
+    scales: tuple[float, ...] = (1.0,)
+    flip: bool = True
+    stride_rate: float = 2 / 3
+    batch_size: int = 4
+    crop: tuple[int, int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        crop = (self.crop_size, self.crop_size) if isinstance(self.crop_size, int) else tuple(self.crop_size)
+        if len(crop) != 2 or min(crop) < 1:
+            raise ValueError(f"crop_size={self.crop_size!r} must be a positive number or (height, width)")
+        if not self.scales or min(self.scales) <= 0:
+            raise ValueError(f"scales={list(self.scales)} must name at least one factor above 0")
+        if not 0 < self.stride_rate <= 1:
+            raise ValueError(f"stride_rate={self.stride_rate} must lie in 0..1, above 0: crops must not leave gaps")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size={self.batch_size} must be at least 1")
+        if self.base_size is not None and self.base_size < 1:
+            raise ValueError(f"base_size={self.base_size} must be at least 1, or None")
+        object.__setattr__(self, "crop", (int(crop[0]), int(crop[1])))
+
+    def scaled_size(self, height: int, width: int, scale: float) -> tuple[int, int]:
+        """The size that an image is resized to for a scale: its long side is ``round(scale * base_size)``."""
+        if self.base_size is None and scale == 1:
+            return height, width
+        long_side = round(scale * (self.base_size or max(height, width)))
+        if height > width:
+            return long_side, max(1, round(long_side / height * width))
+        return max(1, round(long_side / width * height)), long_side
+
+
+@torch.inference_mode()
+def sliding_window(
+    network: Network,
+    image: np.ndarray | Tensor,
+    *,
+    crop_size: int | tuple[int, int],
+    base_size: int | None = None,
+    scales: Sequence[float] = (1.0,),
+    flip: bool = True,
+    stride_rate: float = 2 / 3,
+    mean: Sequence[float],
+    std: Sequence[float],
+    batch_size: int = 4,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Class probabilities (K, H, W), float32, of one image: softmax averaged over crops, flips and scales.
+
+    For each scale the image is resized, its long side to ``base_size`` x scale; crops of ``crop_size`` are taken with
+    strides of ``stride_rate`` of it, padded by the mean where the image is smaller; the averaged
+    probabilities are resized to the image's own size, bilinearly, and averaged over the scales.
+
+    Args:
+        network: from normalised images (N, C, h, w) to logits (N, K, h, w); an ``nn.Module`` is put into no mode.
+        image: (H, W, C), uint8 or of the values that the network was trained on.
+        mean, std: of each channel, in the image's units (0..255).
+        batch_size: crops in one forward pass; with ``flip`` as many mirrored ones beside them.
+        device: where all is computed; None: where the network's parameters lie, or the CPU.
+
+    Raises ValueError for arguments that make no window and for images of another shape.
+    """
+    protocol = SlidingWindow(crop_size, base_size, tuple(scales), flip, stride_rate, batch_size)
+    return predict_probabilities(network, image, protocol, mean=mean, std=std, device=device)
+
+
+@torch.inference_mode()
+def predict_probabilities(
+    network: Network,
+    image: np.ndarray | Tensor,
+    protocol: SlidingWindow,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """``sliding_window`` with its protocol as one object."""
+    pixels = _as_chw(image, device or _device_of(network), len(mean))
+    height, width = pixels.shape[1:]
+    result: Tensor | None = None
+    for scale in protocol.scales:
+        size = protocol.scaled_size(height, width, scale)
+        scaled = _resize(pixels.float()[None], size)[0]
+        rows = _Rows(size[0], height, width)
+        for band in _bands(network, partial(_cut, scaled), size, protocol, mean, std):
+            top, finished = rows.push(band)
+            if result is None:
+                result = finished.new_zeros(finished.shape[0], height, width)
+            result[:, top : top + finished.shape[1]] += finished
+    assert result is not None
+    return result.div_(len(protocol.scales))
+
+
+@torch.inference_mode()
+def label_rows(
+    network: Network,
+    read_rows: Callable[[int, int], np.ndarray],
+    height: int,
+    width: int,
+    protocol: SlidingWindow,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    device: torch.device | str | None = None,
+) -> Iterator[tuple[int, np.ndarray]]:
+    """The label map of an image too big to hold, as (first row, uint8 (rows, W)) from top to bottom, at scale 1.
+
+    ``read_rows(top, bottom)`` answers rows of the image, (rows, W, C). Labels equal those of ``sliding_window`` at the
+    image's own size. Raises ValueError for a protocol that resizes.
+    """
+    if protocol.scales != (1.0,) or protocol.base_size is not None:
+        raise ValueError(
+            f"an image of {height} x {width} is predicted at its own size only: scales={list(protocol.scales)}, "
+            f"base_size={protocol.base_size} must be [1.0] and null"
+        )
+    place = torch.device(device or _device_of(network))
+
+    def rows(top: int, bottom: int) -> Tensor:
+        return _as_chw(read_rows(top, bottom), place, len(mean)).float()
+
+    top = 0
+    for band in _bands(network, rows, (height, width), protocol, mean, std):
+        labels = band.argmax(dim=0).to(torch.uint8).cpu().numpy()
+        yield top, labels
+        top += len(labels)
+
+
+def _bands(
+    network: Network,
+    rows: Callable[[int, int], Tensor],
+    size: tuple[int, int],
+    protocol: SlidingWindow,
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> Iterator[Tensor]:
+    """Averaged probabilities of an image of ``size`` in bands (K, r, W) from top to bottom, each row once.
+
+    A band is a view that the next one overwrites.
+    ``rows(top, bottom)`` answers float (C, rows, W). A band is finished when no later row of crops reaches it.
+    """
+    (height, width), (crop_h, crop_w) = size, protocol.crop
+    tops, pad_top = _positions(height, crop_h, protocol.stride_rate)
+    lefts, pad_left = _positions(width, crop_w, protocol.stride_rate)
+    padded_w = max(width, crop_w)
+    # How many crops of a row hold each column, and, along the other axis, how many rows of crops hold each row.
+    columns = torch.zeros(padded_w)
+    for left in lefts:
+        columns[left : left + crop_w] += 1
+    total: Tensor | None = None
+    counts = torch.zeros(crop_h)
+    for number, top in enumerate(tops):
+        strip = _strip(rows, top - pad_top, crop_h, height, padded_w, pad_left, mean, std)
+        for first in range(0, len(lefts), protocol.batch_size):
+            chosen = lefts[first : first + protocol.batch_size]
+            crops = torch.stack([strip[:, :, left : left + crop_w] for left in chosen])
+            for left, probabilities in zip(chosen, _probabilities(network, crops, protocol.flip), strict=True):
+                if total is None:
+                    total = probabilities.new_zeros(len(probabilities), crop_h, padded_w)
+                total[:, :, left : left + crop_w] += probabilities
+        counts += 1
+        assert total is not None
+        last = number + 1 == len(tops)
+        done = crop_h if last else tops[number + 1] - top
+        finished = total[:, :done].div_((counts[:done, None] * columns).to(total.device))
+        # Rows and columns of the padding are cut off.
+        lower, upper = max(pad_top - top, 0), min(height + pad_top - top, done)
+        yield finished[:, lower:upper, pad_left : pad_left + width]
+        if not last:
+            # The same memory serves the next band.
+            rest = total[:, done:]
+            total[:, : crop_h - done] = rest if done >= crop_h - done else rest.clone()
+            total[:, crop_h - done :] = 0
+            counts = torch.cat([counts[done:], torch.zeros(done)])
+
+
+def _cut(pixels: Tensor, top: int, bottom: int) -> Tensor:
+    return pixels[:, top:bottom]
+
+
+def _positions(length: int, crop: int, stride_rate: float) -> tuple[list[int], int]:
+    """Where crops begin along one axis of the padded image, and the padding before its first pixel."""
+    padding = max(crop - length, 0)
+    padded, stride = length + padding, math.ceil(crop * stride_rate)
+    steps = math.ceil((padded - crop) / stride) + 1
+    return [min(step * stride, padded - crop) for step in range(steps)], padding // 2
+
+
+def _strip(
+    rows: Callable[[int, int], Tensor],
+    top: int,
+    crop_h: int,
+    height: int,
+    padded_w: int,
+    pad_left: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> Tensor:
+    """Normalised rows top..top+crop_h of the padded image; the padding is the mean, which normalises to zero."""
+    pixels = rows(max(top, 0), min(top + crop_h, height))
+    shift, scale = (torch.tensor(values, device=pixels.device).view(-1, 1, 1) for values in (mean, std))
+    normalised = (pixels - shift) / scale
+    above, below = max(-top, 0), max(top + crop_h - height, 0)
+    return F.pad(normalised, (pad_left, padded_w - pad_left - pixels.shape[2], above, below))
+
+
+def _probabilities(network: Network, crops: Tensor, flip: bool) -> Tensor:
+    """Softmax of the logits (N, K, h, w), averaged with the mirrored crop's; float32."""
+    batch = torch.cat([crops, crops.flip(3)]) if flip else crops
+    logits = network(batch.contiguous(memory_format=torch.channels_last)).float()
+    if logits.shape[2:] != crops.shape[2:]:
+        logits = F.interpolate(logits, crops.shape[2:], mode="bilinear", align_corners=True)
+    probabilities = logits.softmax(dim=1)
+    if not flip:
+        return probabilities
+    straight, mirrored = probabilities.chunk(2)
+    return (straight + mirrored.flip(3)).div_(2)
+
+
+class _Rows:
+    """Resizes a picture that comes in bands of rows, bilinearly (as cv2.resize, align_corners off)."""
+
+    def __init__(self, source: int, target: int, width: int) -> None:
+        self.source, self.width = source, width
+        position = ((torch.arange(target, dtype=torch.float64) + 0.5) * source / target - 0.5).clamp(0, source - 1)
+        self.upper = position.floor().long()
+        self.lower = (self.upper + 1).clamp(max=source - 1)
+        self.weight = (position - self.upper).float()
+        self.done = 0  # target rows handed over
+        self.first = 0  # the source row that `kept` begins with
+        self.kept: Tensor | None = None
+
+    def push(self, band: Tensor) -> tuple[int, Tensor]:
+        """The next source rows (K, r, w); answers the first target row and all that are now known, (K, n, W)."""
+        if (self.source, band.shape[2]) == (len(self.upper), self.width):
+            self.done += band.shape[1]
+            return self.done - band.shape[1], band
+        band = _resize(band[None], (band.shape[1], self.width))[0]
+        rows = band if self.kept is None else torch.cat([self.kept, band], dim=1)
+        known = self.first + rows.shape[1]
+        end = int(torch.searchsorted(self.lower, known))
+        start, self.done = self.done, end
+        upper = (self.upper[start:end] - self.first).to(rows.device)
+        lower = (self.lower[start:end] - self.first).to(rows.device)
+        weight = self.weight[start:end, None].to(rows.device)
+        finished = rows[:, upper].lerp_(rows[:, lower], weight)
+        needed = int(self.upper[end]) if end < len(self.upper) else known
+        drop = min(needed, known) - self.first
+        self.kept, self.first = rows[:, drop:].clone(), self.first + drop
+        return start, finished
+
+
+def _resize(images: Tensor, size: tuple[int, int]) -> Tensor:
+    if tuple(images.shape[2:]) == tuple(size):
+        return images
+    return F.interpolate(images, size, mode="bilinear", align_corners=False)
+
+
+def _as_chw(image: np.ndarray | Tensor, device: torch.device | str, channels: int) -> Tensor:
+    tensor = torch.from_numpy(np.ascontiguousarray(image)) if isinstance(image, np.ndarray) else image
+    if tensor.ndim != 3 or tensor.shape[2] != channels:
+        raise ValueError(
+            f"image of shape {tuple(tensor.shape)}: expected (H, W, {channels}), as many as mean has values"
+        )
+    return tensor.to(device).permute(2, 0, 1)
+
+
+def _device_of(network: Network) -> torch.device:
+    parameter = next(network.parameters(), None) if isinstance(network, nn.Module) else None
+    return torch.device("cpu") if parameter is None else parameter.device
