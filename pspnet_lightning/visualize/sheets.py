@@ -1,10 +1,10 @@
-"""Pictures and tables for people: label maps in the data set's palette, sheets of predictions, curves, confusion."""
+"""Label maps in the data set's palette, and sheets of images, labels and predictions."""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,8 @@ from typing import Any
 import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-from rich.table import Table
 
 from pspnet_lightning.data.specs import Colour, DataSpec
-from pspnet_lightning.metrics import SegmentationScores
 
 _IGNORED: Colour = (0, 0, 0)
 _INK, _PAPER = (30, 30, 34), (255, 255, 255)
@@ -121,82 +119,6 @@ def save_png(image: np.ndarray, path: Path) -> None:
     """Writes uint8 (H, W, 3) beside the target and renames, so that nobody sees half a picture."""
     part = path.with_name(f".{path.name}.part")
     Image.fromarray(image).save(part, format="PNG")
-    os.replace(part, path)
-
-
-def plot_curves(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Loss, validation scores and learning rate over steps, from the rows of a ``metrics.csv``."""
-    from matplotlib.figure import (
-        Figure,
-    )  # takes a second to import, and a training run may end without a picture
-
-    figure = Figure(figsize=(12, 3.6), layout="constrained")
-    panels = (
-        ("loss", {"train/loss": "training", "val/loss": "validation"}),
-        ("validation", {"val/miou": "mIoU", "val/macc": "mAcc", "val/aacc": "aAcc"}),
-        ("learning rate", {"lr/backbone": "backbone", "lr/head": "head"}),
-    )
-    for axes, (title, series) in zip(figure.subplots(1, len(panels)), panels, strict=True):
-        for key, label in series.items():
-            points = [(float(row["step"]), float(row[key])) for row in rows if row.get(key) not in (None, "")]
-            if points:
-                x, y = zip(*points, strict=True)
-                axes.plot(x, y, label=label, marker="o" if len(points) < 30 else None, markersize=3, linewidth=1.2)
-        axes.set(title=title, xlabel="step")
-        axes.grid(alpha=0.25)
-        if axes.lines:
-            axes.legend(frameon=False)
-        if title == "validation":
-            axes.set_ylim(0, 1)
-    _save_figure(figure, path)
-
-
-def confusion_figure(confusion: np.ndarray, classes: Sequence[str], path: Path) -> None:
-    """The matrix with each row (truth) normalised to 1; numbers in the cells up to 25 classes."""
-    from matplotlib.figure import Figure
-
-    count = len(classes)
-    total = confusion.sum(axis=1, keepdims=True)
-    share = np.divide(confusion, total, out=np.zeros(confusion.shape), where=total > 0)
-    side = min(4 + 0.42 * count, 30)
-    figure = Figure(figsize=(side + 1, side), layout="constrained")
-    axes = figure.subplots()
-    picture = axes.imshow(share, vmin=0, vmax=1, cmap="Blues")
-    font = 9 if count <= 25 else max(3.0, 220 / count)
-    axes.set_xticks(range(count), classes, rotation=60, ha="right", rotation_mode="anchor", fontsize=font)
-    axes.set_yticks(range(count), classes, fontsize=font)
-    axes.set(xlabel="prediction", ylabel="truth", title="share of each true class")
-    figure.colorbar(picture, ax=axes, shrink=0.8)
-    if count <= 25:
-        for row, column in np.argwhere(share >= 0.005):
-            value = share[row, column]
-            colour = "white" if value > 0.5 else "black"
-            axes.text(column, row, f"{value:.2f}".lstrip("0"), ha="center", va="center", color=colour, fontsize=7)
-    _save_figure(figure, path)
-
-
-def class_table(result: SegmentationScores, classes: Sequence[str]) -> Table:
-    """IoU, accuracy and share of pixels of each class, and the means, in per cent."""
-    table = Table(title=f"mIoU {_percent(result.miou)}   (absent classes: rule {result.rule!r})")
-    table.add_column("class")
-    for heading in ("IoU %", "accuracy %", "pixels %"):
-        table.add_column(heading, justify="right")
-    total = max(sum(result.pixels), 1)
-    for name, iou, accuracy, pixels in zip(classes, result.iou, result.accuracy, result.pixels, strict=True):
-        table.add_row(name, _percent(iou), _percent(accuracy), f"{100 * pixels / total:.2f}")
-    table.add_section()
-    table.add_row("mean", _percent(result.miou), _percent(result.macc), "")
-    table.add_row("all pixels", "", _percent(result.aacc), "100.00")
-    return table
-
-
-def _percent(value: float) -> str:
-    return "absent" if math.isnan(value) else f"{100 * value:.2f}"
-
-
-def _save_figure(figure: Any, path: Path) -> None:
-    part = path.with_name(f".{path.name}.part")
-    figure.savefig(part, format="png", dpi=110)
     os.replace(part, path)
 
 

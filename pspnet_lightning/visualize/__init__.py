@@ -1,0 +1,28 @@
+"""Pictures and tables for people."""
+
+from pspnet_lightning.visualize.figures import confusion_figure, plot_curves
+from pspnet_lightning.visualize.sheets import (
+    SheetItem,
+    as_rgb,
+    colorize,
+    error_map,
+    label_sheet,
+    overlay,
+    prediction_sheet,
+    save_png,
+)
+from pspnet_lightning.visualize.tables import class_table
+
+__all__ = [
+    "SheetItem",
+    "as_rgb",
+    "class_table",
+    "colorize",
+    "confusion_figure",
+    "error_map",
+    "label_sheet",
+    "overlay",
+    "plot_curves",
+    "prediction_sheet",
+    "save_png",
+]
