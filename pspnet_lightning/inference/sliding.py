@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -20,49 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pspnet_lightning.inference.protocol import SlidingWindow
+from pspnet_lightning.inference.rows import RowResizer, resize
+
 Network = Callable[[Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class SlidingWindow:
-    """A protocol: the arguments of ``sliding_window`` that do not belong to an image or a network.
-
-    ``base_size`` is the long side that scale 1 resizes to; None: the image's own. ``crop_size`` is one number or
-    (height, width), ``batch_size`` the crops in one forward pass (twice as many images with ``flip``).
-
-    Raises ValueError for sizes and rates that make no window.
-    """
-
-    crop_size: int | tuple[int, int]
-    base_size: int | None = None
-    scales: tuple[float, ...] = (1.0,)
-    flip: bool = True
-    stride_rate: float = 2 / 3
-    batch_size: int = 4
-    crop: tuple[int, int] = field(init=False)
-
-    def __post_init__(self) -> None:
-        crop = (self.crop_size, self.crop_size) if isinstance(self.crop_size, int) else tuple(self.crop_size)
-        if len(crop) != 2 or min(crop) < 1:
-            raise ValueError(f"crop_size={self.crop_size!r} must be a positive number or (height, width)")
-        if not self.scales or min(self.scales) <= 0:
-            raise ValueError(f"scales={list(self.scales)} must name at least one factor above 0")
-        if not 0 < self.stride_rate <= 1:
-            raise ValueError(f"stride_rate={self.stride_rate} must lie in 0..1, above 0: crops must not leave gaps")
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size={self.batch_size} must be at least 1")
-        if self.base_size is not None and self.base_size < 1:
-            raise ValueError(f"base_size={self.base_size} must be at least 1, or None")
-        object.__setattr__(self, "crop", (int(crop[0]), int(crop[1])))
-
-    def scaled_size(self, height: int, width: int, scale: float) -> tuple[int, int]:
-        """The size that an image is resized to for a scale: its long side is ``round(scale * base_size)``."""
-        if self.base_size is None and scale == 1:
-            return height, width
-        long_side = round(scale * (self.base_size or max(height, width)))
-        if height > width:
-            return long_side, max(1, round(long_side / height * width))
-        return max(1, round(long_side / width * height)), long_side
 
 
 @torch.inference_mode()
@@ -115,8 +75,8 @@ def predict_probabilities(
     result: Tensor | None = None
     for scale in protocol.scales:
         size = protocol.scaled_size(height, width, scale)
-        scaled = _resize(pixels.float()[None], size)[0]
-        rows = _Rows(size[0], height, width)
+        scaled = resize(pixels.float()[None], size)[0]
+        rows = RowResizer(size[0], height, width)
         for band in _bands(network, partial(_cut, scaled), size, protocol, mean, std):
             top, finished = rows.push(band)
             if result is None:
@@ -249,45 +209,6 @@ def _probabilities(network: Network, crops: Tensor, flip: bool) -> Tensor:
         return probabilities
     straight, mirrored = probabilities.chunk(2)
     return (straight + mirrored.flip(3)).div_(2)
-
-
-class _Rows:
-    """Resizes a picture that comes in bands of rows, bilinearly (as cv2.resize, align_corners off)."""
-
-    def __init__(self, source: int, target: int, width: int) -> None:
-        self.source, self.width = source, width
-        position = ((torch.arange(target, dtype=torch.float64) + 0.5) * source / target - 0.5).clamp(0, source - 1)
-        self.upper = position.floor().long()
-        self.lower = (self.upper + 1).clamp(max=source - 1)
-        self.weight = (position - self.upper).float()
-        self.done = 0  # target rows handed over
-        self.first = 0  # the source row that `kept` begins with
-        self.kept: Tensor | None = None
-
-    def push(self, band: Tensor) -> tuple[int, Tensor]:
-        """The next source rows (K, r, w); answers the first target row and all that are now known, (K, n, W)."""
-        if (self.source, band.shape[2]) == (len(self.upper), self.width):
-            self.done += band.shape[1]
-            return self.done - band.shape[1], band
-        band = _resize(band[None], (band.shape[1], self.width))[0]
-        rows = band if self.kept is None else torch.cat([self.kept, band], dim=1)
-        known = self.first + rows.shape[1]
-        end = int(torch.searchsorted(self.lower, known))
-        start, self.done = self.done, end
-        upper = (self.upper[start:end] - self.first).to(rows.device)
-        lower = (self.lower[start:end] - self.first).to(rows.device)
-        weight = self.weight[start:end, None].to(rows.device)
-        finished = rows[:, upper].lerp_(rows[:, lower], weight)
-        needed = int(self.upper[end]) if end < len(self.upper) else known
-        drop = min(needed, known) - self.first
-        self.kept, self.first = rows[:, drop:].clone(), self.first + drop
-        return start, finished
-
-
-def _resize(images: Tensor, size: tuple[int, int]) -> Tensor:
-    if tuple(images.shape[2:]) == tuple(size):
-        return images
-    return F.interpolate(images, size, mode="bilinear", align_corners=False)
 
 
 def _as_chw(image: np.ndarray | Tensor, device: torch.device | str, channels: int) -> Tensor:
