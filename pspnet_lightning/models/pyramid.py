@@ -119,7 +119,7 @@ class PyramidHead(nn.Module):
 
     def _exact(self, x: Tensor, levels: list[Tensor]) -> Tensor:
         weight = self.conv.weight
-        y = F.conv2d(x, weight[:, : self.in_channels], padding=1)
+        y = F.conv2d(x, weight[:, : self.in_channels], self.conv.bias, padding=1)
         if not levels:
             return y
         count, channels, height, width = y.shape
