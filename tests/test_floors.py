@@ -16,6 +16,7 @@ FLOORS = {
     "optim": 0,
     "inference": 0,
     "visualize": 0,
+    "sweeps": 0,
     "module": 1,
     "datamodule": 1,
     "callbacks": 1,
@@ -33,7 +34,7 @@ FORBIDDEN = {
 ALLOWED = {
     "module": {"models", "losses", "metrics", "optim", "inference"},
     "datamodule": {"data"},
-    "callbacks": {"visualize", "metrics", "data"},
+    "callbacks": {"visualize", "metrics", "data", "sweeps"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 
