@@ -36,21 +36,23 @@ def run(config_name: str, task: Callable[[DictConfig], Any]) -> None:
     With ``HYDRA_FULL_ERROR=1`` in the environment the stack trace is shown.
     """
     full = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
+    os.environ["PSPNET_FULL_ERROR"] = str(int(full))  # for the other ranks of a job
     # Hydra would print errors its own way and exit: with this it raises, and the message is made here.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     register_schemas()
-    _quiet()
+    quiet()
     try:
         hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=config_name)(task)()
     except USER_ERRORS as error:
         if full:
             raise
-        _fail(_explain(error, config_name))
+        fail(explain(error, config_name))
     except KeyboardInterrupt:
-        _fail("interrupted", status=130)
+        fail("interrupted", status=130)
 
 
-def _fail(message: str, status: int = 1) -> NoReturn:
+def fail(message: str, status: int = 1) -> NoReturn:
+    """Prints one message and exits."""
     sys.stdout.flush()
     print(f"error: {message}", file=sys.stderr)
     if status == 1:
@@ -58,7 +60,8 @@ def _fail(message: str, status: int = 1) -> NoReturn:
     raise SystemExit(status)
 
 
-def _explain(error: BaseException, config_name: str) -> str:
+def explain(error: BaseException, config_name: str = "train") -> str:
+    """The message of an error that a user can cause and mend, with the remedy where the library's own has none."""
     text = str(error).strip()
     if match := re.search(r"Could not override '([^']+)'", text):
         key = match[1]
@@ -79,7 +82,7 @@ def _explain(error: BaseException, config_name: str) -> str:
         return tail[-1].strip()
     if isinstance(error, HydraException) and error.__cause__ is not None:
         return (
-            _explain(error.__cause__, config_name)
+            explain(error.__cause__, config_name)
             if isinstance(error.__cause__, USER_ERRORS)
             else f"{text}: {error.__cause__}"
         )
@@ -110,7 +113,7 @@ def _dotted(node: Any, prefix: str = "") -> list[str]:
     return keys
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """Hushes what libraries warn about and this project has decided: the loaders' workers and checkpoint folders."""
     for message in (
         r".*does not have many workers.*",

@@ -13,8 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from pspnet_lightning.callbacks.loggers import finish, log_config
 from pspnet_lightning.checkpoint import AtomicCheckpointIO, load_weights, read_checkpoint
-from pspnet_lightning.cli.app import run
 from pspnet_lightning.cli.preflight import preflight
+from pspnet_lightning.cli.ranks import Job, match_devices, start
 from pspnet_lightning.config import as_plain, build, build_data, build_module, check_keys
 from pspnet_lightning.data.transforms import as_size
 from pspnet_lightning.datamodule import SegmentationDataModule
@@ -23,7 +23,7 @@ from pspnet_lightning.module import SegmentationModule
 
 def main() -> None:
     """The console script."""
-    run("train", train)
+    start("train", train)
 
 
 def train(cfg: DictConfig) -> float:
@@ -32,6 +32,12 @@ def train(cfg: DictConfig) -> float:
     Raises ValueError where the config, the data, the devices or the checkpoint to resume from do not
     fit, before any time is spent on training.
     """
+    with Job("pspnet_lightning.cli.train.train") as job:
+        return _train(cfg, job)
+
+
+def _train(cfg: DictConfig, job: Job) -> float:
+    match_devices(cfg)
     folder = _run_folder()
     L.seed_everything(cfg.seed, workers=False, verbose=False)
     torch.set_float32_matmul_precision(cfg.float32_matmul_precision)
@@ -63,6 +69,7 @@ def train(cfg: DictConfig) -> float:
         default_root_dir=str(folder),
         use_distributed_sampler=False,  # the data module's own samplers know the ranks
     )
+    job.adopt(trainer, {**as_plain(cfg), "ckpt_path": resume})
     try:
         _fit_and_report(cfg, trainer, module, data, resume, folder)
     finally:
@@ -154,3 +161,7 @@ def _shown(path: str | Path) -> str:
         return str(Path(path).resolve().relative_to(Path.cwd()))
     except ValueError:
         return str(path)
+
+
+if __name__ == "__main__":
+    main()
