@@ -22,6 +22,7 @@ FLOORS = {
     "callbacks": 1,
     "config": 2,
     "checkpoint": 2,
+    "record": 2,
     "cli": 3,
 }
 FORBIDDEN = {

@@ -8,7 +8,9 @@ from pathlib import Path
 import lightning as L
 import torch
 from hydra.core.hydra_config import HydraConfig
-from lightning.pytorch.callbacks import ProgressBar
+from hydra.types import RunMode
+from lightning.pytorch.callbacks import LambdaCallback, ProgressBar
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from pspnet_lightning.callbacks.loggers import finish, log_config
@@ -16,9 +18,11 @@ from pspnet_lightning.checkpoint import AtomicCheckpointIO, load_weights, read_c
 from pspnet_lightning.cli.preflight import preflight
 from pspnet_lightning.cli.ranks import Job, match_devices, start
 from pspnet_lightning.config import as_plain, build, build_data, build_module, check_keys
+from pspnet_lightning.data import fingerprint
 from pspnet_lightning.data.transforms import as_size
 from pspnet_lightning.datamodule import SegmentationDataModule
 from pspnet_lightning.module import SegmentationModule
+from pspnet_lightning.record import RunRecord
 
 
 def main() -> None:
@@ -39,6 +43,11 @@ def train(cfg: DictConfig) -> float:
 def _train(cfg: DictConfig, job: Job) -> float:
     match_devices(cfg)
     folder = _run_folder()
+    with _record(cfg, folder) as record:
+        return _train(cfg, folder, record)
+
+
+def _train(cfg: DictConfig, folder: Path, record: RunRecord) -> float:
     L.seed_everything(cfg.seed, workers=False, verbose=False)
     torch.set_float32_matmul_precision(cfg.float32_matmul_precision)
     for name in ("model", "optimizer", "scheduler", "loss", "trainer"):
@@ -46,6 +55,8 @@ def _train(cfg: DictConfig, job: Job) -> float:
     resume = _checkpoint_to_resume(cfg.ckpt_path, folder)
 
     data = build_data(cfg)
+    if record.write:
+        record.set_data(data.spec.name, fingerprint([data.split("train"), data.split("val")]))
     module = build_module(cfg, data.spec, data=data)
     # For the summary's operation counts: one crop.
     size = as_size(as_plain(cfg.data.crop_size))
@@ -56,6 +67,7 @@ def _train(cfg: DictConfig, job: Job) -> float:
     if cfg.compile:
         module.model.compile()
     callbacks = [build(node, f"callbacks.{name}") for name, node in cfg.callbacks.items() if node]
+    callbacks.append(LambdaCallback(on_train_epoch_end=lambda *_: record.beat()))
     loggers = [build(node, f"logger.{name}") for name, node in cfg.logger.items() if node]
     node = dict(as_plain(cfg.trainer))
     if not any(isinstance(callback, ProgressBar) for callback in callbacks):
@@ -74,7 +86,22 @@ def _train(cfg: DictConfig, job: Job) -> float:
         _fit_and_report(cfg, trainer, module, data, resume, folder)
     finally:
         finish(loggers)
-    return _objective(trainer, cfg)
+    value = _objective(trainer, cfg)
+    record.set_objective(cfg.objective, value)
+    return value
+
+
+def _record(cfg: DictConfig, folder: Path) -> RunRecord:
+    composed = HydraConfig.get()
+    multirun = composed.mode == RunMode.MULTIRUN
+    return RunRecord(
+        folder,
+        overrides=list(composed.overrides.task),
+        job=composed.job.num if multirun else None,
+        sweep=str(Path(composed.sweep.dir).resolve()) if multirun else None,
+        resumed=cfg.ckpt_path is not None,
+        write=getattr(rank_zero_only, "rank", 0) == 0,
+    )
 
 
 def _fit_and_report(

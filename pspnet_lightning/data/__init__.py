@@ -12,6 +12,7 @@ from pspnet_lightning.data.datasets import (
     first_images,
     sample_indices,
 )
+from pspnet_lightning.data.fingerprint import fingerprint
 from pspnet_lightning.data.folds import FoldSource
 from pspnet_lightning.data.own import folder, list_file
 from pspnet_lightning.data.sampling import EpochSampler, shard_indices
@@ -34,6 +35,7 @@ __all__ = [
     "collate_by_size",
     "count_classes",
     "default_palette",
+    "fingerprint",
     "first_images",
     "folder",
     "list_file",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -49,6 +49,14 @@ class SegmentationDataset(ABC):
     def name(self, index: int) -> str:
         """What to call this image in messages and pictures."""
 
+    def files(self, index: int) -> tuple[Path, ...]:
+        """The files that ``read`` reads, for the fingerprint; none where samples are generated."""
+        return ()
+
+    def parameters(self) -> dict[str, Any]:
+        """What else decides the samples, plain types, for the fingerprint: a generator's parameters."""
+        return {}
+
 
 class PairDataset(SegmentationDataset):
     """Pairs of image and label files. ValueError when there are none, FileNotFoundError listing missing ones."""
@@ -88,6 +96,9 @@ class PairDataset(SegmentationDataset):
     def name(self, index: int) -> str:
         return str(self.pairs[index][0])
 
+    def files(self, index: int) -> tuple[Path, ...]:
+        return self.pairs[index]
+
 
 class Subset(SegmentationDataset):
     """The images of ``indices`` of another data set, in that order."""
@@ -108,6 +119,12 @@ class Subset(SegmentationDataset):
 
     def name(self, index: int) -> str:
         return self.data.name(self.indices[index])
+
+    def files(self, index: int) -> tuple[Path, ...]:
+        return self.data.files(self.indices[index])
+
+    def parameters(self) -> dict[str, Any]:
+        return self.data.parameters()
 
 
 def first_images(data: SegmentationDataset, count: int) -> Subset:

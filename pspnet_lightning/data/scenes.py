@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -68,6 +69,9 @@ class Scenes(SegmentationDataset):
 
     def name(self, index: int) -> str:
         return f"scene {self.split} {index}"
+
+    def parameters(self) -> dict[str, Any]:
+        return {"split": self.split, "seed": self.seed, "size": list(self.size), "length": self.length}
 
     def setting(self, index: int) -> str:
         """What lies under the mist of a scene."""

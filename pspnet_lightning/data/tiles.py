@@ -81,6 +81,9 @@ class TiledDataset(SegmentationDataset):
         (path, _), window = self.windows[index]
         return f"{path}[{window.top}:{window.top + window.height},{window.left}:{window.left + window.width}]"
 
+    def files(self, index: int) -> tuple[Path, ...]:
+        return self.windows[index][0]
+
 
 def cut(height: int, width: int, size: int, overlap: int) -> list[Window]:
     """The windows that cover an image; see ``TiledDataset``."""
