@@ -273,6 +273,11 @@ class Job:
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         self._over = threading.Event()
 
+    @property
+    def leads(self) -> bool:
+        """Whether this process hands out the job, rather than having been handed it."""
+        return _store_of_orders is None
+
     def __enter__(self) -> Self:
         self._before = {name: os.environ.get(name) for name in _VARIABLES}
         self._threads = torch.get_num_threads()

@@ -36,18 +36,14 @@ def train(cfg: DictConfig) -> float:
     Raises ValueError where the config, the data, the devices or the checkpoint to resume from do not
     fit, before any time is spent on training.
     """
-    with Job("pspnet_lightning.cli.train.train") as job:
-        return _train(cfg, job)
-
-
-def _train(cfg: DictConfig, job: Job) -> float:
-    match_devices(cfg)
     folder = _run_folder()
-    with _record(cfg, folder) as record:
-        return _train(cfg, folder, record)
+    job = Job("pspnet_lightning.cli.train.train")
+    with _record(cfg, folder, leads=job.leads) as record, job:
+        return _train(cfg, folder, record, job)
 
 
-def _train(cfg: DictConfig, folder: Path, record: RunRecord) -> float:
+def _train(cfg: DictConfig, folder: Path, record: RunRecord, job: Job) -> float:
+    match_devices(cfg)
     L.seed_everything(cfg.seed, workers=False, verbose=False)
     torch.set_float32_matmul_precision(cfg.float32_matmul_precision)
     for name in ("model", "optimizer", "scheduler", "loss", "trainer"):
@@ -91,7 +87,7 @@ def _train(cfg: DictConfig, folder: Path, record: RunRecord) -> float:
     return value
 
 
-def _record(cfg: DictConfig, folder: Path) -> RunRecord:
+def _record(cfg: DictConfig, folder: Path, *, leads: bool) -> RunRecord:
     composed = HydraConfig.get()
     multirun = composed.mode == RunMode.MULTIRUN
     return RunRecord(
@@ -100,7 +96,7 @@ def _record(cfg: DictConfig, folder: Path) -> RunRecord:
         job=composed.job.num if multirun else None,
         sweep=str(Path(composed.sweep.dir).resolve()) if multirun else None,
         resumed=cfg.ckpt_path is not None,
-        write=getattr(rank_zero_only, "rank", 0) == 0,
+        write=leads and getattr(rank_zero_only, "rank", 0) == 0,
     )
 
 
