@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
@@ -50,7 +50,8 @@ class RunRecord:
     trained after its last ``beat`` are lost. ``git`` is the checkout that this package runs from, or else the one
     the user stands in; its uncommitted changes (untracked sources among them) are in ``diff.patch``.
 
-    With ``write=False``, on all ranks but the first, nothing is written.
+    With ``write=False``, on all ranks but the first, nothing is written. ``explain`` makes ``error`` of an exception,
+    by default the kind and the message's last line.
     """
 
     def __init__(
@@ -62,8 +63,10 @@ class RunRecord:
         sweep: str | None = None,
         resumed: bool = False,
         write: bool = True,
+        explain: Callable[[BaseException], str] | None = None,
     ) -> None:
         self.folder = folder
+        self._explain = explain or last_line
         self.write = write
         earlier = (read_record(folder) if resumed else None) or {}
         self._earlier_seconds = float(earlier.get("seconds", 0.0))
@@ -102,8 +105,7 @@ class RunRecord:
             status = "interrupted"
         elif error is not None:
             status = "failed"
-            lines = str(error).strip().splitlines()
-            self.content["error"] = f"{type(error).__name__}: {lines[-1]}" if lines else type(error).__name__
+            self.content["error"] = self._explain(error)
         self.content.update(status=status, ended=_now())
         self._save()
 
@@ -130,6 +132,12 @@ class RunRecord:
             "device": torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else None,
         }
         write_json(self.content, self.folder / NAME)
+
+
+def last_line(error: BaseException) -> str:
+    """The kind of an error and the last line of its message."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[-1]}" if lines else type(error).__name__
 
 
 def read_record(folder: str | Path) -> dict[str, Any] | None:

@@ -56,7 +56,7 @@ def test_jobs_of_a_sweep_and_their_failures(command: Run, tmp_path: Path) -> Non
     assert "model.bins=[1]" in good["overrides"]
     assert bad["status"] == "failed"
     assert bad["job"]["num"] == 1
-    assert bad["error"].startswith("ValueError: bins=[0]: 0 is not a positive whole number")
+    assert "bins=[0]: 0 is not a positive whole number" in bad["error"]
     assert bad["ended"] is not None
 
 

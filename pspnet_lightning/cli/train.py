@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from pspnet_lightning.callbacks.loggers import finish, log_config
 from pspnet_lightning.checkpoint import AtomicCheckpointIO, load_weights, read_checkpoint
+from pspnet_lightning.cli.app import USER_ERRORS, explain
 from pspnet_lightning.cli.preflight import preflight
 from pspnet_lightning.cli.ranks import Job, match_devices, start
 from pspnet_lightning.config import as_plain, build, build_data, build_module, check_keys
@@ -22,7 +23,7 @@ from pspnet_lightning.data import fingerprint
 from pspnet_lightning.data.transforms import as_size
 from pspnet_lightning.datamodule import SegmentationDataModule
 from pspnet_lightning.module import SegmentationModule
-from pspnet_lightning.record import RunRecord
+from pspnet_lightning.record import RunRecord, last_line
 
 
 def main() -> None:
@@ -97,6 +98,7 @@ def _record(cfg: DictConfig, folder: Path, *, leads: bool) -> RunRecord:
         sweep=str(Path(composed.sweep.dir).resolve()) if multirun else None,
         resumed=cfg.ckpt_path is not None,
         write=leads and getattr(rank_zero_only, "rank", 0) == 0,
+        explain=lambda error: explain(error) if isinstance(error, USER_ERRORS) else last_line(error),
     )
 
 
