@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pspnet_lightning.upsampling import LowLogits, sum_and_labels, sum_over_pixels
+
 
 class SegmentationLoss(NamedTuple):
     """``total = main + aux_weight * aux``; ``aux`` is None without auxiliary logits."""
@@ -20,7 +22,7 @@ class SegmentationLoss(NamedTuple):
 
 
 def segmentation_loss(output: Any, target: Tensor, criterion: nn.Module, aux_weight: float) -> SegmentationLoss:
-    """The loss of a network's ``(logits, aux_logits)``, aux_logits (N, K, H, W) or None."""
+    """The loss of a network's ``(logits, aux_logits)``, each (N, K, H, W) or ``LowLogits``, aux_logits maybe None."""
     logits, aux_logits = output
     main = criterion(logits, target)
     if aux_logits is None:
@@ -33,13 +35,16 @@ class CrossEntropy(nn.Module):
     """Mean cross-entropy over the valid pixels, weighted by class if ``class_weights`` are given, as torch defines it.
 
     ``loss(logits, target)``: logits (N, K, H, W), target int64 (N, H, W) in 0..K-1 or ``ignore_index``. The
-    probabilities are computed in float32, under autocast too. Where no pixel is valid the loss is 0 with zero
-    gradients (torch: not a number), so that a crop of nothing but padding does not end a run.
+    probabilities are computed in float32, under autocast too. ``LowLogits`` are up-sampled part by part, with the same
+    result. Where no pixel is valid the loss is 0 with zero gradients (torch: not a number), so that a crop of nothing
+    but padding does not end a run.
 
     Raises ValueError for weights that are negative or all zero, and for smoothing outside 0..1.
     """
 
     class_weights: Tensor | None
+    # The loss is a sum over pixels, so that it may be taken in parts.
+    takes_low_logits = True
 
     def __init__(
         self,
@@ -59,15 +64,28 @@ class CrossEntropy(nn.Module):
         weights = None if class_weights is None else torch.tensor(list(class_weights), dtype=torch.float32)
         self.register_buffer("class_weights", weights, persistent=False)
 
-    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+    def forward(self, logits: Tensor | LowLogits, target: Tensor) -> Tensor:
         total, weight = self.sum_and_weight(logits, target)
         return total / weight.clamp_min(torch.finfo(weight.dtype).tiny)
 
-    def sum_and_weight(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    def sum_and_weight(self, logits: Tensor | LowLogits, target: Tensor) -> tuple[Tensor, Tensor]:
         """Numerator and denominator of the mean, to be summed over processes before dividing."""
-        self._check(logits)
-        logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
-        total = F.cross_entropy(
+        if isinstance(logits, LowLogits):
+            self._check(logits.values)
+            total = sum_over_pixels(logits, target, self._sum)
+        else:
+            self._check(logits)
+            total = self._sum(logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits, target)
+        return total, self._pixel_weights(target, total.dtype).sum()
+
+    def mean_and_labels(self, logits: LowLogits, target: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss and the label map int64 (N, H, W) from one pass over the up-sampled logits, without gradients."""
+        self._check(logits.values)
+        total, labels = sum_and_labels(logits, target, self._sum)
+        return total / self._pixel_weights(target, total.dtype).sum().clamp_min(torch.finfo(total.dtype).tiny), labels
+
+    def _sum(self, logits: Tensor, target: Tensor) -> Tensor:
+        return F.cross_entropy(
             logits,
             target,
             weight=self._weights(logits),
@@ -75,7 +93,6 @@ class CrossEntropy(nn.Module):
             reduction="sum",
             label_smoothing=self.label_smoothing,
         )
-        return total, self._pixel_weights(target, logits.dtype).sum()
 
     def _weights(self, logits: Tensor) -> Tensor | None:
         return None if self.class_weights is None else self.class_weights.to(logits.dtype)
@@ -118,7 +135,11 @@ class OHEM(CrossEntropy):
         self.threshold = threshold
         self.min_kept = min_kept
 
-    def sum_and_weight(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    # Which pixels are hard is known only once all are seen.
+    takes_low_logits = False
+
+    def sum_and_weight(self, logits: Tensor | LowLogits, target: Tensor) -> tuple[Tensor, Tensor]:
+        logits = logits.full() if isinstance(logits, LowLogits) else logits
         return super().sum_and_weight(logits, target.where(self._hard(logits, target), self.ignore_index))
 
     @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import zlib
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from torchmetrics.aggregation import MeanMetric
 
 from pspnet_lightning.losses import segmentation_loss
 from pspnet_lightning.metrics import ConfusionMatrix, SegmentationScores, scores
+from pspnet_lightning.upsampling import LowLogits
 
 OptimizerFactory = Callable[[nn.Module], Optimizer]
 SchedulerFactory = Callable[..., LRScheduler]
@@ -50,7 +52,8 @@ class SegmentationModule(L.LightningModule):
     """Trains and validates a scene-parsing network.
 
     ``model(x)`` answers logits (N, K, H, W) in eval mode and ``(logits, aux_logits)`` in training
-    mode; ``criterion(logits, target)`` a scalar. Images arrive as uint8 (N, C, H, W) and are
+    mode; ``criterion(logits, target)`` a scalar. Where the network takes ``upsample=False`` and the criterion
+    ``LowLogits``, no full-size logits are made. Images arrive as uint8 (N, C, H, W) and are
     normalised on the device with ``mean`` and ``std`` (0..255 units).
 
     ``optimizer(model)`` makes the optimiser, ``scheduler(optimizer, total_steps=...)`` its schedule
@@ -78,6 +81,7 @@ class SegmentationModule(L.LightningModule):
         super().__init__()
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.model = model.to(memory_format=self.memory_format)
+        self._answers_low_logits = "upsample" in inspect.signature(model.forward).parameters
         self.criterion = criterion
         self.aux_weight = aux_weight
         self.ignore_index = ignore_index
@@ -105,6 +109,12 @@ class SegmentationModule(L.LightningModule):
         """uint8 images (N, C, H, W) -> what the network answers: full-size logits (N, K, H, W) in eval mode."""
         return self.model(self.normalize(image))
 
+    def _logits_for_loss(self, image: Tensor) -> Any:
+        """``forward``, with ``LowLogits`` where both the network and the criterion know them."""
+        if getattr(self.criterion, "takes_low_logits", False) and self._answers_low_logits:
+            return self.model(self.normalize(image), upsample=False)
+        return self(image)
+
     @torch.inference_mode()
     def predict(self, image: np.ndarray) -> np.ndarray:
         """The label map uint8 (H, W) of one image (H, W, C) in its file's own units, whole, at its own size.
@@ -120,7 +130,11 @@ class SegmentationModule(L.LightningModule):
         self.eval()
         try:
             batch = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].to(self.device)
-            return self(batch).argmax(dim=1)[0].to(torch.uint8).cpu().numpy()
+            if self._answers_low_logits:
+                labels = self.model(self.normalize(batch), upsample=False).labels()[0]
+            else:
+                labels = self(batch).argmax(dim=1)[0]
+            return labels.to(torch.uint8).cpu().numpy()
         finally:
             self.train(was_training)
 
@@ -132,7 +146,7 @@ class SegmentationModule(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         target = batch["label"].long()
-        loss = segmentation_loss(self(batch["image"]), target, self.criterion, self.aux_weight)
+        loss = segmentation_loss(self._logits_for_loss(batch["image"]), target, self.criterion, self.aux_weight)
         self._watch(_PendingLoss(loss.total.detach(), self.global_step, batch["name"]))
         options: dict[str, Any] = {"batch_size": len(target)}
         self.log("train/loss", loss.total.detach(), prog_bar=True, **options)
@@ -172,11 +186,14 @@ class SegmentationModule(L.LightningModule):
         predictions = []
         for group in batch:
             target = group["label"].long()
-            logits = self(group["image"])
+            logits = self._logits_for_loss(group["image"])
+            if isinstance(logits, LowLogits):
+                loss, prediction = self.criterion.mean_and_labels(logits, target)  # type: ignore[operator]
+            else:
+                loss, prediction = self.criterion(logits, target), logits.argmax(dim=1)
             valid = (target != self.ignore_index).sum()
             # The criterion is a mean over pixels: weighting by their number makes it one over the data set.
-            self.val_loss.update(self.criterion(logits, target), weight=valid.clamp_min(1e-6))
-            prediction = logits.argmax(dim=1)
+            self.val_loss.update(loss, weight=valid.clamp_min(1e-6))
             self.confusion.update(prediction, target)
             predictions.append(prediction)
         return {"predictions": predictions}

@@ -16,6 +16,7 @@ FLOORS = {
     "optim": 0,
     "inference": 0,
     "visualize": 0,
+    "upsampling": 0,
     "sweeps": 0,
     "module": 1,
     "datamodule": 1,
@@ -33,7 +34,7 @@ FORBIDDEN = {
 }
 # Floor 1: what each may take from floor 0.
 ALLOWED = {
-    "module": {"models", "losses", "metrics", "optim", "inference"},
+    "module": {"models", "losses", "metrics", "optim", "inference", "upsampling"},
     "datamodule": {"data"},
     "callbacks": {"visualize", "metrics", "data", "sweeps"},
 }

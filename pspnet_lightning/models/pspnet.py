@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pspnet_lightning.models.pyramid import PyramidHead, require_several_values
 from pspnet_lightning.models.resnet import ResNet
+from pspnet_lightning.upsampling import LowLogits
 
 
 class PSPNetOutput(NamedTuple):
-    """What PSPNet answers in training mode: full-size logits (N, K, H, W) of both heads."""
+    """What PSPNet answers in training mode: full-size logits (N, K, H, W) of both heads, or ``LowLogits`` if asked."""
 
-    logits: Tensor
-    aux_logits: Tensor | None
+    logits: Tensor | LowLogits
+    aux_logits: Tensor | LowLogits | None
 
 
 class AuxiliaryHead(nn.Module):
@@ -41,7 +41,8 @@ class PSPNet(nn.Module):
 
     ``model(x)``, x (N, in_channels, H, W) float and normalised, any size: in eval mode logits
     (N, num_classes, H, W); in training mode a ``PSPNetOutput`` of both heads' logits, ``aux_logits``
-    being None without auxiliary head. The defaults are the official code's PSPNet-50.
+    being None without auxiliary head. With ``upsample=False`` they are ``LowLogits`` instead, from which labels and
+    losses follow without a full-size tensor. The defaults are the official code's PSPNet-50.
 
     Args:
         num_classes: K.
@@ -119,14 +120,19 @@ class PSPNet(nn.Module):
             else None
         )
 
-    def forward(self, x: Tensor) -> Tensor | PSPNetOutput:
+    def forward(self, x: Tensor, upsample: bool = True) -> Tensor | LowLogits | PSPNetOutput:
         self._check(x)
-        size = x.shape[-2:]
+        height, width = x.shape[-2:]
+
+        def sized(low: Tensor) -> Tensor | LowLogits:
+            logits = LowLogits(low, (height, width), self.align_corners)
+            return logits.full() if upsample else logits
+
         stage3, stage4 = self.backbone(x)
-        logits = self._up(self.head(stage4), size)
+        logits = sized(self.head(stage4))
         if not self.training:
             return logits
-        return PSPNetOutput(logits, None if self.aux_head is None else self._up(self.aux_head(stage3), size))
+        return PSPNetOutput(logits, None if self.aux_head is None else sized(self.aux_head(stage3)))
 
     def low_logits(self, x: Tensor) -> Tensor:
         """The main head's logits at the backbone's resolution, (N, num_classes, h, w): before the up-sampling."""
@@ -142,9 +148,6 @@ class PSPNet(nn.Module):
         yield from self.head.parameters()
         if self.aux_head is not None:
             yield from self.aux_head.parameters()
-
-    def _up(self, logits: Tensor, size: tuple[int, ...]) -> Tensor:
-        return F.interpolate(logits, size, mode="bilinear", align_corners=self.align_corners)
 
     def _check(self, x: Tensor) -> None:
         if x.ndim != 4 or x.shape[1] != self.backbone.in_channels:
