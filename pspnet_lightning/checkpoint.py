@@ -6,6 +6,7 @@ import os
 import pickle
 import tempfile
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -69,9 +70,19 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 def load(path: str | Path) -> SegmentationModule:
     """The module that a checkpoint file holds, in eval mode on the CPU: model and spec come from the file alone."""
-    content = read_checkpoint(path)
+    return rebuild(read_checkpoint(path), path)
+
+
+def rebuild(
+    content: dict[str, Any], path: str | Path, *, model: Mapping[str, Any] | None = None, spec: DataSpec | None = None
+) -> SegmentationModule:
+    """The module of a checkpoint's content, in eval mode on the CPU.
+
+    ``model`` holds keys to lay over the model node that it was trained with, ``spec`` another data set's spec.
+    """
     description = content["pspnet_lightning"]
-    module = build_module(description["config"], spec_of(content), for_training=False)
+    config = {**description["config"], "model": {**description["config"]["model"], **(model or {})}}
+    module = build_module(config, spec or spec_of(content), for_training=False)
     load_weights(module, content["state_dict"], path)
     return module.eval()
 

@@ -54,12 +54,35 @@ class TrainConfig:
 
 
 @dataclass
+class ProtocolConfig:
+    """The ``evaluation`` node: how images are predicted; see ``cli/protocol.py``."""
+
+    crop_size: Any = "whole"
+    base_size: Any = None
+    scales: list[float] = field(default_factory=lambda: [1.0])
+    flip: bool = False
+    stride_rate: float = 2 / 3
+    batch_size: int = 4
+
+
+@dataclass
+class EvaluationConfig(ProtocolConfig):
+    """The ``evaluation`` node of an evaluation: also what is written."""
+
+    save_predictions: bool = False
+    pictures: int = 4
+
+
+@dataclass
 class EvaluateConfig:
-    """The top level of ``evaluate.yaml``. ``data`` holds overrides of the checkpoint's own data node."""
+    """The top level of ``evaluate.yaml``. ``data`` and ``model`` hold overrides of the checkpoint's own nodes."""
 
     checkpoint: str = "???"
     split: str = "val"
     data: dict[str, Any] = field(default_factory=dict)
+    model: dict[str, Any] = field(default_factory=dict)
+    augment: dict[str, Any] = field(default_factory=dict)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     trainer: dict[str, Any] = field(default_factory=dict)
 
 
@@ -96,12 +119,18 @@ PRIMARIES: dict[str, type] = {
     "benchmark_input": BenchmarkInputConfig,
 }
 
+# Nodes of overrides, whose keys are those of a checkpoint's config: checked when they are laid over it.
+OPEN_NODES = {"evaluate": ("data", "model")}
+
 
 def register_schemas() -> None:
     """Makes each primary's schema known to Hydra as ``<primary>_schema``; to be called before composing."""
     store = ConfigStore.instance()
     for name, schema in PRIMARIES.items():
-        store.store(name=f"{name}_schema", node=schema)
+        node = OmegaConf.structured(schema)
+        for key in OPEN_NODES.get(name, ()):
+            OmegaConf.set_struct(node[key], False)
+        store.store(name=f"{name}_schema", node=node)
 
 
 def nearest(key: str, known: Iterable[str]) -> str:

@@ -40,19 +40,22 @@ class ConfusionMatrix(Metric):
     def update(self, prediction: Tensor, target: Tensor) -> None:
         if prediction.ndim == target.ndim + 1:
             prediction = prediction.argmax(dim=1)
-        if prediction.shape != target.shape:
-            raise ValueError(f"prediction {tuple(prediction.shape)} and target {tuple(target.shape)} differ in shape")
-        valid = target != self.ignore_index
-        pairs = target[valid].long() * self.num_classes + prediction[valid].long()
-        counts = torch.bincount(pairs, minlength=self.num_classes**2)
-        if len(counts) != self.num_classes**2:
-            raise ValueError(
-                f"a prediction or target lies outside the {self.num_classes} classes (ignore_index={self.ignore_index})"
-            )
-        self.matrix += counts.view(self.num_classes, self.num_classes)
+        self.matrix += count_pairs(prediction, target, self.num_classes, self.ignore_index)
 
     def compute(self) -> Tensor:
         return self.matrix
+
+
+def count_pairs(prediction: Tensor, target: Tensor, num_classes: int, ignore_index: int = 255) -> Tensor:
+    """The confusion matrix int64 (K, K) of label maps of one shape; see ``ConfusionMatrix``."""
+    if prediction.shape != target.shape:
+        raise ValueError(f"prediction {tuple(prediction.shape)} and target {tuple(target.shape)} differ in shape")
+    valid = target != ignore_index
+    pairs = target[valid].long() * num_classes + prediction[valid].long()
+    counts = torch.bincount(pairs, minlength=num_classes**2)
+    if len(counts) != num_classes**2:
+        raise ValueError(f"a prediction or target lies outside the {num_classes} classes (ignore_index={ignore_index})")
+    return counts.view(num_classes, num_classes)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import math
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple, TypedDict
 
 import lightning as L
@@ -17,6 +18,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics.aggregation import MeanMetric
 
+from pspnet_lightning.inference import SlidingWindow, predict_probabilities
 from pspnet_lightning.losses import segmentation_loss
 from pspnet_lightning.metrics import ConfusionMatrix, SegmentationScores, scores
 from pspnet_lightning.upsampling import LowLogits
@@ -96,6 +98,8 @@ class SegmentationModule(L.LightningModule):
         self.confusion = ConfusionMatrix(num_classes, ignore_index=ignore_index)
         self.val_loss = MeanMetric()
         self.val_scores: SegmentationScores | None = None
+        # How validation and test predict; None: whole images at their own size, in one pass.
+        self.protocol: SlidingWindow | None = None
 
     # ------------------------------------------------------------------ the network
 
@@ -116,25 +120,52 @@ class SegmentationModule(L.LightningModule):
         return self(image)
 
     @torch.inference_mode()
-    def predict(self, image: np.ndarray) -> np.ndarray:
-        """The label map uint8 (H, W) of one image (H, W, C) in its file's own units, whole, at its own size.
+    def predict(self, image: np.ndarray, protocol: SlidingWindow | None = None) -> np.ndarray:
+        """The label map uint8 (H, W) of one image (H, W, C) in its file's own units, at its own size.
 
-        uint8, or any number type for networks trained on such images. Raises ValueError for another shape.
+        uint8, or any number type for networks trained on such images. ``protocol`` says how; None: the whole image in
+        one pass. Raises ValueError for another shape.
         """
+        pixels = torch.from_numpy(np.ascontiguousarray(self._checked(image))).permute(2, 0, 1).to(self.device)
+        with self._in_eval_mode():
+            if protocol is None or protocol.is_one_pass:
+                labels = self._labels(pixels[None])[0]
+            else:
+                labels = self._slide(pixels, protocol).argmax(dim=0)
+        return labels.to(torch.uint8).cpu().numpy()
+
+    @torch.inference_mode()
+    def predict_probabilities(self, image: np.ndarray, protocol: SlidingWindow | None = None) -> np.ndarray:
+        """Class probabilities float32 (K, H, W) of one image; see ``predict``."""
+        pixels = torch.from_numpy(np.ascontiguousarray(self._checked(image))).permute(2, 0, 1)
+        with self._in_eval_mode():
+            return self._slide(pixels, protocol or SlidingWindow(None, flip=False)).cpu().numpy()
+
+    def _labels(self, images: Tensor) -> Tensor:
+        """Labels (N, H, W) of whole images (N, C, H, W) in one pass."""
+        if self._answers_low_logits:
+            return self.model(self.normalize(images), upsample=False).labels()
+        return self(images).argmax(dim=1)
+
+    def _slide(self, image: Tensor, protocol: SlidingWindow) -> Tensor:
+        """Probabilities (K, H, W) of an image (C, H, W)."""
+        mean, std = (self.get_buffer(name).flatten().tolist() for name in ("mean", "std"))
+        return predict_probabilities(
+            self.model, image.permute(1, 2, 0), protocol, mean=mean, std=std, device=self.device
+        )
+
+    def _checked(self, image: np.ndarray) -> np.ndarray:
         channels = self.get_buffer("mean").shape[1]
         if image.ndim != 3 or image.shape[2] != channels:
             raise ValueError(f"image of shape {image.shape}: expected (H, W, {channels})")
-        if image.dtype != np.uint8:
-            image = image.astype(np.float32)
+        return image if image.dtype == np.uint8 else image.astype(np.float32)
+
+    @contextmanager
+    def _in_eval_mode(self) -> Iterator[None]:
         was_training = self.training
         self.eval()
         try:
-            batch = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].to(self.device)
-            if self._answers_low_logits:
-                labels = self.model(self.normalize(batch), upsample=False).labels()[0]
-            else:
-                labels = self(batch).argmax(dim=1)[0]
-            return labels.to(torch.uint8).cpu().numpy()
+            yield
         finally:
             self.train(was_training)
 
@@ -186,14 +217,17 @@ class SegmentationModule(L.LightningModule):
         predictions = []
         for group in batch:
             target = group["label"].long()
-            logits = self._logits_for_loss(group["image"])
-            if isinstance(logits, LowLogits):
-                loss, prediction = self.criterion.mean_and_labels(logits, target)  # type: ignore[operator]
+            if self.protocol is not None:
+                prediction = torch.stack([self._slide(image, self.protocol).argmax(0) for image in group["image"]])
             else:
-                loss, prediction = self.criterion(logits, target), logits.argmax(dim=1)
-            valid = (target != self.ignore_index).sum()
-            # The criterion is a mean over pixels: weighting by their number makes it one over the data set.
-            self.val_loss.update(loss, weight=valid.clamp_min(1e-6))
+                logits = self._logits_for_loss(group["image"])
+                if isinstance(logits, LowLogits):
+                    loss, prediction = self.criterion.mean_and_labels(logits, target)  # type: ignore[operator]
+                else:
+                    loss, prediction = self.criterion(logits, target), logits.argmax(dim=1)
+                valid = (target != self.ignore_index).sum()
+                # The criterion is a mean over pixels: weighting by their number makes it one over the data set.
+                self.val_loss.update(loss, weight=valid.clamp_min(1e-6))
             self.confusion.update(prediction, target)
             predictions.append(prediction)
         return {"predictions": predictions}
@@ -202,7 +236,8 @@ class SegmentationModule(L.LightningModule):
         confusion = self.confusion.compute()
         self.val_scores = scores(confusion)
         values: dict[str, float] = {
-            "val/loss": float(self.val_loss.compute()),
+            # Windows overlap and scales are averaged: there is no one loss of them.
+            **({"val/loss": float(self.val_loss.compute())} if self.protocol is None else {}),
             "val/miou": self.val_scores.miou,
             "val/macc": self.val_scores.macc,
             "val/aacc": self.val_scores.aacc,

@@ -11,6 +11,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from pspnet_lightning.cli.protocol import build_protocol
 from pspnet_lightning.config import (
     CONFIG_DIR,
     as_plain,
@@ -22,13 +23,15 @@ from pspnet_lightning.config import (
     split_data_node,
 )
 from pspnet_lightning.data import DataSpec, default_palette
+from pspnet_lightning.inference import SlidingWindow
 
 GROUPS = ["model", "data", "augment", "loss", "optimizer", "scheduler", "trainer", "callbacks", "logger"]
 GROUPS += ["experiment", "debug"]
 CHOICES = [
     tuple(path.relative_to(CONFIG_DIR).with_suffix("").as_posix().split("/", 1))
     for path in sorted(CONFIG_DIR.rglob("*.yaml"))
-    if path.parent != CONFIG_DIR and path.stem not in ("base", "own")  # those are parts of others
+    # Parts of others, and the group of commands that do not train.
+    if path.parent not in (CONFIG_DIR, CONFIG_DIR / "evaluation") and path.stem not in ("base", "own")
 ]
 TINY = ["data.train_length=8", "data.val_length=2", "data.num_workers=0", "data.batch_size=4", "data.crop_size=64"]
 
@@ -78,6 +81,24 @@ def test_every_config_composes_and_builds(group: str, name: str, tmp_path: Path)
     hydra.utils.get_object(trainer["_target_"])
     if trainer["accelerator"] != "gpu":
         assert isinstance(build({**trainer, "logger": False}, "trainer"), L.Trainer)
+
+
+@pytest.mark.parametrize("name", [path.stem for path in sorted((CONFIG_DIR / "evaluation").glob("*.yaml"))])
+def test_every_protocol_composes_and_builds(name: str) -> None:
+    register_schemas()
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        cfg = compose("evaluate", overrides=["checkpoint=x", f"evaluation={name}"])
+    trained = as_plain(composed("data=voc2012", "data.root=x"))
+    protocol = build_protocol(cfg.evaluation, trained, "voc2012")
+    assert (
+        protocol.to_dict()
+        == {
+            "whole": SlidingWindow(None, flip=False),
+            "single_scale": SlidingWindow(473, 512),
+            "multi_scale": SlidingWindow(473, 512, (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)),
+        }[name].to_dict()
+    )
+    assert build_protocol(cfg.evaluation, trained, "other").base_size is None
 
 
 @pytest.mark.parametrize(

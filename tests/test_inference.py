@@ -6,12 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from named_weights import tensor as named_tensor
+from plain_sliding import plain_probabilities
 
 from pspnet_lightning.inference import SlidingWindow, label_rows, predict_probabilities, sliding_window
 
@@ -50,37 +50,6 @@ def test_parity_with_semseg(name: str, batch_size: int) -> None:
     assert differ.mean() < 1e-3
 
 
-def plain(image: np.ndarray, protocol: SlidingWindow, net: object) -> np.ndarray:
-    """The official loop, crop by crop in float64 with cv2."""
-    height, width = image.shape[:2]
-    answer = np.zeros((height, width, 5))
-    for scale in protocol.scales:
-        size = protocol.scaled_size(height, width, scale)
-        scaled = cv2.resize(image.astype(np.float32), (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
-        crop_h, crop_w = protocol.crop
-        pad_h, pad_w = max(crop_h - size[0], 0), max(crop_w - size[1], 0)
-        borders = (pad_h // 2, pad_h - pad_h // 2, pad_w // 2, pad_w - pad_w // 2, cv2.BORDER_CONSTANT)
-        padded = cv2.copyMakeBorder(scaled, *borders, value=MEAN)
-        total, count = np.zeros((*padded.shape[:2], 5)), np.zeros((*padded.shape[:2], 1))
-        stride_h, stride_w = (int(np.ceil(side * protocol.stride_rate)) for side in protocol.crop)
-        for row in range(int(np.ceil((padded.shape[0] - crop_h) / stride_h)) + 1):
-            for column in range(int(np.ceil((padded.shape[1] - crop_w) / stride_w)) + 1):
-                bottom, right = (
-                    min(row * stride_h + crop_h, padded.shape[0]),
-                    min(column * stride_w + crop_w, padded.shape[1]),
-                )
-                part = (slice(bottom - crop_h, bottom), slice(right - crop_w, right))
-                x = torch.from_numpy((padded[part] - np.float32(MEAN)) / np.float32(STD)).permute(2, 0, 1)[None]
-                probabilities = net(x).softmax(1)
-                if protocol.flip:
-                    probabilities = (probabilities + net(x.flip(3)).softmax(1).flip(3)) / 2
-                total[part] += probabilities[0].permute(1, 2, 0).numpy()
-                count[part] += 1
-        inner = (total / count)[pad_h // 2 : pad_h // 2 + size[0], pad_w // 2 : pad_w // 2 + size[1]]
-        answer += cv2.resize(inner, (width, height), interpolation=cv2.INTER_LINEAR)
-    return answer / len(protocol.scales)
-
-
 @pytest.mark.parametrize("size", [(40, 50), (100, 61), (33, 150), (7, 9)])
 @pytest.mark.parametrize(
     "protocol",
@@ -95,7 +64,10 @@ def test_equal_to_the_plain_loop(size: tuple[int, int], protocol: SlidingWindow)
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     found = predict_probabilities(network(), image, protocol, mean=MEAN, std=STD)
     assert found.shape == (5, *size)
-    assert np.abs(found.numpy().transpose(1, 2, 0) - plain(image, protocol, network())).max() < 1e-4
+    assert (
+        np.abs(found.numpy().transpose(1, 2, 0) - plain_probabilities(image, protocol, network(), MEAN, STD)).max()
+        < 1e-4
+    )
     assert torch.allclose(found.sum(0), torch.ones(size), atol=1e-4)
 
 

@@ -1,6 +1,7 @@
 """What happens around training: progress on the screen, checkpoints, pictures, tables and the loggers they go to."""
 
 from pspnet_lightning.callbacks.checkpoints import StepCheckpoint
+from pspnet_lightning.callbacks.evaluation import EvaluationReport, SavePredictions
 from pspnet_lightning.callbacks.loggers import csv_logger, tensorboard_logger, wandb_logger
 from pspnet_lightning.callbacks.pictures import ValidationPictures
 from pspnet_lightning.callbacks.progress import EpochLines, Throughput, progress_bar
@@ -8,7 +9,9 @@ from pspnet_lightning.callbacks.report import RunReport
 
 __all__ = [
     "EpochLines",
+    "EvaluationReport",
     "RunReport",
+    "SavePredictions",
     "StepCheckpoint",
     "Throughput",
     "ValidationPictures",

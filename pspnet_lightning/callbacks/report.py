@@ -64,12 +64,17 @@ class RunReport(Callback):
             "classes": list(spec.classes),
             "conventions": all_conventions(confusion),
             "confusion": confusion.tolist(),
+            **self.details(),
         }
         write_json(content, self.folder / "results.json")
         confusion_figure(confusion.numpy(), spec.classes, self.folder / "confusion.png")
         from rich.console import Console
 
         Console().print(class_table(result, spec.classes))
+
+    def details(self) -> dict[str, Any]:
+        """What else ``results.json`` holds."""
+        return {}
 
 
 def write_json(content: Any, path: Path) -> None:

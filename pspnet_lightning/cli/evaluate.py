@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from lightning.pytorch.callbacks import Callback
+from omegaconf import DictConfig, OmegaConf
 
-from pspnet_lightning.callbacks import RunReport
-from pspnet_lightning.checkpoint import load
+from pspnet_lightning.callbacks import EvaluationReport, SavePredictions, progress_bar
+from pspnet_lightning.checkpoint import read_checkpoint, rebuild, spec_of
 from pspnet_lightning.cli.app import run
+from pspnet_lightning.cli.protocol import build_protocol, sha256_of, shown_protocol
 from pspnet_lightning.config import as_plain, build, build_source, nearest, split_data_node
 from pspnet_lightning.data import DataSpec, EvalTransform
+from pspnet_lightning.data.submission import prediction_files
 from pspnet_lightning.datamodule import SegmentationDataModule
 
 _METHODS = {"val": "validate", "test": "test"}
@@ -25,26 +31,50 @@ def main() -> None:
 
 
 def evaluate(cfg: DictConfig) -> float:
-    """Prints the table of classes, writes results.json and confusion.png into the run folder, returns the mIoU.
+    """Prints the table of classes, writes the results into the run folder, returns the mIoU.
 
-    Whole images at their own size, one confusion matrix over the split.
+    One confusion matrix over the split and all devices, labels at their own size. Raises ValueError where checkpoint,
+    data and protocol do not fit each other.
     """
     if cfg.split not in _METHODS:
         raise ValueError(f"split={cfg.split!r} is not a split to evaluate; {nearest(cfg.split, _METHODS)}")
     folder = Path(HydraConfig.get().runtime.output_dir)
-    module = load(cfg.checkpoint)
-    assert module.description is not None
-    data = _data(module.description["config"], as_plain(cfg.data), DataSpec.from_dict(module.description["spec"]))
-    spec = data.split(cfg.split).spec
-    if spec.num_classes != module.confusion.num_classes:
+    content = read_checkpoint(cfg.checkpoint)
+    config = content["pspnet_lightning"]["config"]
+    trained = spec_of(content)
+    data = _data(cfg, config, trained)
+    split = data.split(cfg.split)
+    _check_classes(cfg, trained, split.spec)
+    if not split.labelled and not cfg.evaluation.save_predictions:
         raise ValueError(
-            f"checkpoint {cfg.checkpoint!r} answers {module.confusion.num_classes} classes, "
-            f"the data set {spec.name} has {spec.num_classes}"
+            f"the labels of the {cfg.split} split of {split.spec.name} are not public, there is nothing to score; "
+            f"evaluation.save_predictions=true writes the PNGs for its server"
         )
+    # The other data set's classes by name and colour; what the network was trained on stays as it is.
+    spec = replace(split.spec, mean=trained.mean, std=trained.std)
+    module = rebuild(content, cfg.checkpoint, model=_model_overrides(cfg), spec=spec)
+    protocol = build_protocol(cfg.evaluation, config, spec.name)
+    module.protocol = None if protocol.is_one_pass else protocol
+    record = {
+        "checkpoint": {"path": str(cfg.checkpoint), "sha256": sha256_of(cfg.checkpoint)},
+        "protocol": {
+            "name": HydraConfig.get().runtime.choices["evaluation"],
+            **protocol.to_dict(),
+            "precision": str(cfg.trainer.get("precision", "32-true")),
+        },
+        "overrides": list(HydraConfig.get().overrides.task),
+    }
+    callbacks: list[Callback] = [EvaluationReport(str(folder), split, record, cfg.evaluation.pictures)]
+    if cfg.evaluation.save_predictions:
+        files = prediction_files(split, cfg.split)
+        callbacks.append(SavePredictions(str(folder / "predictions"), files))
+    bar = sys.stdout.isatty()
+    if bar:
+        callbacks.append(progress_bar())
     trainer: L.Trainer = build(
-        cfg.trainer,
+        {"enable_progress_bar": bar, **as_plain(cfg.trainer)},
         "trainer",
-        callbacks=[RunReport(str(folder))],
+        callbacks=callbacks,
         default_root_dir=str(folder),
         use_distributed_sampler=False,
     )
@@ -52,16 +82,21 @@ def evaluate(cfg: DictConfig) -> float:
     assert module.val_scores is not None
     result = module.val_scores
     if trainer.is_global_zero:
-        print(f"{cfg.checkpoint} on {spec.name} {cfg.split}, whole images; absent classes: rule {result.rule!r}")
-        print(f"mIoU {result.miou:.4f}, mAcc {result.macc:.4f}, aAcc {result.aacc:.4f}; {folder / 'results.json'}")
+        print(f"{cfg.checkpoint} on {spec.name} {cfg.split}: {shown_protocol(protocol)}")
+        if split.labelled:
+            print(f"mIoU {result.miou:.4f}, mAcc {result.macc:.4f}, aAcc {result.aacc:.4f}; rule {result.rule!r}")
+        if cfg.evaluation.save_predictions:
+            print(f"{folder / 'predictions'}: {files.format}")
+        print(folder / "results.json")
     return float(result.miou)
 
 
-def _data(config: dict[str, Any], overrides: dict[str, Any], spec: DataSpec) -> SegmentationDataModule:
-    node = {**config["data"], **overrides}
+def _data(cfg: DictConfig, config: dict[str, Any], trained: DataSpec) -> SegmentationDataModule:
+    chosen = HydraConfig.get().runtime.choices.get("data")
+    node = as_plain(cfg.data) if chosen else {**config["data"], **as_plain(cfg.data)}
     if "mean" in node:
         # The checkpoint knows them; computing them again would need the training images.
-        node.update(mean=list(spec.mean), std=list(spec.std))
+        node.update(mean=list(trained.mean), std=list(trained.std))
     return SegmentationDataModule(
         build_source(node),
         transform=EvalTransform(),
@@ -69,3 +104,31 @@ def _data(config: dict[str, Any], overrides: dict[str, Any], spec: DataSpec) -> 
         seed=config["seed"],
         **split_data_node(node)[1],
     )
+
+
+def _model_overrides(cfg: DictConfig) -> dict[str, Any]:
+    """``model.KEY=...`` of the command line; not the model that a data set's config names."""
+    overrides = OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task))
+    keys = [override.key_or_group for override in overrides]
+    for wrong in ("model", "augment"):
+        if wrong in keys:
+            raise ValueError(
+                f"{wrong}=... has no use here: the network is the checkpoint's; single keys may be laid over it, such "
+                f"as model.execution=concat"
+            )
+    return {key.removeprefix("model."): as_plain(OmegaConf.select(cfg, key)) for key in keys if key[:6] == "model."}
+
+
+def _check_classes(cfg: DictConfig, trained: DataSpec, spec: DataSpec) -> None:
+    if spec.num_classes != trained.num_classes:
+        raise ValueError(
+            f"checkpoint {cfg.checkpoint!r} answers {trained.num_classes} classes, "
+            f"the data set {spec.name} has {spec.num_classes}"
+        )
+    if spec.classes != trained.classes:
+        differ = next(index for index, name in enumerate(spec.classes) if name != trained.classes[index])
+        print(
+            f"note: class {differ} is {spec.classes[differ]!r} in {spec.name} and {trained.classes[differ]!r} in the "
+            f"checkpoint: are these the classes that it was trained on?",
+            flush=True,
+        )

@@ -33,6 +33,8 @@ class SegmentationDataset(ABC):
     """A split: ``len``, ``read(index)`` and ``name(index)``, all without randomness."""
 
     spec: DataSpec
+    # False where a benchmark's server keeps the labels: there is something to predict, but nothing to score.
+    labelled: bool = True
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -100,6 +102,36 @@ class PairDataset(SegmentationDataset):
         return self.pairs[index]
 
 
+class UnlabelledDataset(SegmentationDataset):
+    """Images whose labels a benchmark's server keeps: ``read`` answers the ignored value everywhere."""
+
+    labelled = False
+
+    def __init__(
+        self, images: Sequence[Path], spec: DataSpec, *, origin: str, read_image: ImageReader = read_image
+    ) -> None:
+        missing = [str(path) for path in images if not path.is_file()]
+        if missing or not images:
+            raise FileNotFoundError(
+                f"{origin} names no image: the split is empty"
+                if not images
+                else f"{origin}: {len(missing)} files do not exist: {', '.join(missing[:10])}"
+            )
+        self.images = list(images)
+        self.spec = spec
+        self.read_image = read_image
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        image = self.read_image(self.images[index])
+        return image, np.full(image.shape[:2], self.spec.ignore_index, np.uint8)
+
+    def name(self, index: int) -> str:
+        return str(self.images[index])
+
+
 class Subset(SegmentationDataset):
     """The images of ``indices`` of another data set, in that order."""
 
@@ -107,6 +139,7 @@ class Subset(SegmentationDataset):
         self.data = data
         self.indices = [int(index) for index in indices]
         self.spec = data.spec
+        self.labelled = data.labelled
 
     def __len__(self) -> int:
         return len(self.indices)

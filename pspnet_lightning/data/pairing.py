@@ -36,6 +36,11 @@ def pair_files(
     return [(path, found_labels[key]) for key, path in found_images.items() if key in found_labels]
 
 
+def find_images(folder: Path, tails: Sequence[str] = IMAGE_TAILS) -> list[Path]:
+    """The images below a folder, at any depth, in the order of their names. Raises FileNotFoundError without folder."""
+    return list(_by_key(folder, tails).values())
+
+
 def pair_stems(images: Path, labels: Path, stems: Sequence[str], image_tail: str, label_tail: str) -> list[Pair]:
     """Pairs of a split list of stems: ``images/<stem><image_tail>`` and ``labels/<stem><label_tail>``."""
     return [(images / f"{stem}{image_tail}", labels / f"{stem}{label_tail}") for stem in stems]

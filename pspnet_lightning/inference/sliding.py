@@ -30,7 +30,7 @@ def sliding_window(
     network: Network,
     image: np.ndarray | Tensor,
     *,
-    crop_size: int | tuple[int, int],
+    crop_size: int | tuple[int, int] | None,
     base_size: int | None = None,
     scales: Sequence[float] = (1.0,),
     flip: bool = True,
@@ -49,6 +49,7 @@ def sliding_window(
     Args:
         network: from normalised images (N, C, h, w) to logits (N, K, h, w); an ``nn.Module`` is put into no mode.
         image: (H, W, C), uint8 or of the values that the network was trained on.
+        crop_size: one number, (height, width), or None: the whole resized image in one window.
         mean, std: of each channel, in the image's units (0..255).
         batch_size: crops in one forward pass; with ``flip`` as many mirrored ones beside them.
         device: where all is computed; None: where the network's parameters lie, or the CPU.
@@ -101,8 +102,10 @@ def label_rows(
     """The label map of an image too big to hold, as (first row, uint8 (rows, W)) from top to bottom, at scale 1.
 
     ``read_rows(top, bottom)`` answers rows of the image, (rows, W, C). Labels equal those of ``sliding_window`` at the
-    image's own size. Raises ValueError for a protocol that resizes.
+    image's own size. Raises ValueError for a protocol that resizes or has no window.
     """
+    if protocol.crop is None:
+        raise ValueError(f"an image of {height} x {width} is predicted in windows: crop_size=None must be a size")
     if protocol.scales != (1.0,) or protocol.base_size is not None:
         raise ValueError(
             f"an image of {height} x {width} is predicted at its own size only: scales={list(protocol.scales)}, "
@@ -133,7 +136,7 @@ def _bands(
     A band is a view that the next one overwrites.
     ``rows(top, bottom)`` answers float (C, rows, W). A band is finished when no later row of crops reaches it.
     """
-    (height, width), (crop_h, crop_w) = size, protocol.crop
+    (height, width), (crop_h, crop_w) = size, protocol.crop or size
     tops, pad_top = _positions(height, crop_h, protocol.stride_rate)
     lefts, pad_left = _positions(width, crop_w, protocol.stride_rate)
     padded_w = max(width, crop_w)

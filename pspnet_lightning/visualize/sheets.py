@@ -17,6 +17,7 @@ from pspnet_lightning.data.specs import Colour, DataSpec
 
 _IGNORED: Colour = (0, 0, 0)
 _INK, _PAPER = (30, 30, 34), (255, 255, 255)
+_LEAST_WIDTH = 240  # of a picture with a legend
 _RIGHT, _WRONG = (214, 220, 226), (214, 40, 40)
 
 
@@ -115,10 +116,35 @@ def _sheet(
     return cv2.copyMakeBorder(sheet, 8, 8, 8, 8, cv2.BORDER_CONSTANT, value=_PAPER)
 
 
-def save_png(image: np.ndarray, path: Path) -> None:
-    """Writes uint8 (H, W, 3) beside the target and renames, so that nobody sees half a picture."""
+def overlay_with_legend(image: np.ndarray, label: np.ndarray, spec: DataSpec, opacity: float = 0.5) -> np.ndarray:
+    """``overlay`` of any image (H, W, C) with the names of the classes that occur below it: uint8 (h, w, 3)."""
+    picture = overlay(as_rgb(image), label, spec.palette, opacity)
+    return np.vstack([_widened(picture), legend(picture.shape[1], [label], spec)])
+
+
+def legend(width: int, maps: Sequence[np.ndarray], spec: DataSpec) -> np.ndarray:
+    """The legend of what ``maps`` hold, for a picture of ``width`` pixels (``_LEAST_WIDTH`` at least)."""
+    width = max(width, _LEAST_WIDTH)
+    enlarged = max(1, round(width / 1000))
+    small = _legend(maps, spec, width // enlarged)
+    return cv2.resize(small, (width, small.shape[0] * enlarged), interpolation=cv2.INTER_LINEAR)
+
+
+def _widened(picture: np.ndarray) -> np.ndarray:
+    missing = max(_LEAST_WIDTH - picture.shape[1], 0)
+    return cv2.copyMakeBorder(picture, 0, 0, 0, missing, cv2.BORDER_CONSTANT, value=_PAPER)
+
+
+def save_png(image: np.ndarray, path: Path, palette: Sequence[Colour] | None = None) -> None:
+    """Writes uint8 (H, W, 3) or (H, W) beside the target and renames, so that nobody sees half a picture.
+
+    With a ``palette`` a map of indices (H, W) shows in its colours; what a program reads are the indices.
+    """
     part = path.with_name(f".{path.name}.part")
-    Image.fromarray(image).save(part, format="PNG")
+    picture = Image.fromarray(image)
+    if palette is not None:
+        picture.putpalette([value for colour in palette for value in colour])
+    picture.save(part, format="PNG")
     os.replace(part, path)
 
 

@@ -93,10 +93,17 @@ def test_isprs_splits_are_the_published_ones() -> None:
     assert len(aerial.VAIHINGEN_TRAIN) + len(aerial.VAIHINGEN_VAL) == 33
 
 
-@pytest.mark.parametrize("name", ["ade20k", "cityscapes", "voc2012", "coco_stuff164k", "loveda", "kvasir_seg"])
+@pytest.mark.parametrize("name", ["pascal_context", "coco_stuff164k", "loveda", "kvasir_seg"])
 def test_splits_without_public_labels_are_refused(name: str, tmp_path: Path) -> None:
     MINIATURES[name](tmp_path)
     with pytest.raises(ValueError, match="labels of the test split are not public"):
+        getattr(benchmarks, name)("test", root=str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["ade20k", "cityscapes", "voc2012", "voc2012_aug"])
+def test_the_servers_images_are_asked_for_by_name(name: str, tmp_path: Path) -> None:
+    MINIATURES[name](tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"test"):
         getattr(benchmarks, name)("test", root=str(tmp_path))
 
 

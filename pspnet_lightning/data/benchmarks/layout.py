@@ -26,7 +26,4 @@ def labelled_split(split: str, available: dict[str, str], data: str) -> str:
         return available[split]
     if split not in SPLITS:
         raise ValueError(f"split={split!r} must be one of {', '.join(SPLITS)}")
-    raise ValueError(
-        f"{data}: the labels of the {split} split are not public; there are {', '.join(available)}. Predictions for "
-        f"the benchmark's server are made with pspnet-evaluate evaluation.save_predictions=true"
-    )
+    raise ValueError(f"{data}: the labels of the {split} split are not public; there are {', '.join(available)}")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pspnet_lightning.data.benchmarks.layout import find_base, labelled_split
-from pspnet_lightning.data.datasets import PairDataset, SegmentationDataset
+from pspnet_lightning.data.datasets import PairDataset, SegmentationDataset, UnlabelledDataset
 from pspnet_lightning.data.download import ADE20K_ARCHIVE, obtain
-from pspnet_lightning.data.pairing import pair_files
+from pspnet_lightning.data.pairing import find_images, pair_files
 from pspnet_lightning.data.specs import benchmark_spec
 
 # Labels 1..150 are the classes; 0 is "other", which is neither trained nor scored.
@@ -27,7 +27,12 @@ COCO_STUFF_TRAIN_IDS = benchmark_spec("coco_stuff164k")
 
 
 def ade20k(split: str, *, root: str, download: bool = False) -> SegmentationDataset:
-    """``data=ade20k``: ``ADEChallengeData2016/{images,annotations}/{training,validation}``, 150 classes."""
+    """``data=ade20k``: ``ADEChallengeData2016/{images,annotations}/{training,validation}``, 150 classes.
+
+    The test split, without labels, is ``release_test/testing`` as its archive has it, or ``images/testing``.
+    """
+    if split == "test":
+        return _ade20k_test(root)
     name = labelled_split(split, {"train": "training", "val": "validation"}, "ADE20K")
     remedy = (
         "ADE20K: data.download=true fetches ADEChallengeData2016.zip (0.9 GB) from its owners; or unpack it and "
@@ -40,17 +45,27 @@ def ade20k(split: str, *, root: str, download: bool = False) -> SegmentationData
     return PairDataset(pairs, ADE20K, origin=str(base / "images" / name))
 
 
+def _ade20k_test(root: str) -> SegmentationDataset:
+    remedy = "ADE20K: unpack release_test.zip (sceneparsing.csail.mit.edu) and give the folder that holds it"
+    base = find_base(root, "testing", ["release_test", "ADEChallengeData2016/images", "images"], remedy)
+    return UnlabelledDataset(find_images(base / "testing", (".jpg",)), ADE20K, origin=str(base / "testing"))
+
+
 def cityscapes(split: str, *, root: str) -> SegmentationDataset:
     """``data=cityscapes``: ``leftImg8bit/<split>/<city>`` and ``gtFine/<split>/<city>``, 19 train ids.
 
-    From ``labelIds`` as they come in the archive, or ``labelTrainIds`` where only those are there.
+    From ``labelIds`` as they come in the archive, or ``labelTrainIds`` where only those are there. The test split has
+    images only.
     """
-    name = labelled_split(split, {"train": "train", "val": "val"}, "Cityscapes")
+    name = labelled_split(split, {"train": "train", "val": "val", "test": "test"}, "Cityscapes")
     remedy = (
         "Cityscapes: register at cityscapes-dataset.com, unpack leftImg8bit_trainvaltest.zip and "
         "gtFine_trainvaltest.zip into one folder and give it; nothing needs to be prepared"
     )
     base = find_base(root, "leftImg8bit", ["cityscapes", "Cityscapes"], remedy)
+    if split == "test":
+        images = base / "leftImg8bit" / "test"
+        return UnlabelledDataset(find_images(images, ("_leftImg8bit.png",)), CITYSCAPES_LABEL_IDS, origin=str(images))
     labels = base / "gtFine" / name
     if not labels.is_dir():
         raise FileNotFoundError(f"data.root={str(root)!r} has no gtFine/{name}/. {remedy}")

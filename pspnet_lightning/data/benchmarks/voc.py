@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from pspnet_lightning.data.benchmarks.layout import find_base, labelled_split
-from pspnet_lightning.data.datasets import PairDataset, SegmentationDataset
+from pspnet_lightning.data.datasets import PairDataset, SegmentationDataset, UnlabelledDataset
 from pspnet_lightning.data.download import SBD_ARCHIVE, VOC2012_ARCHIVE, obtain
 from pspnet_lightning.data.encodings import index_labels, sbd_labels
 from pspnet_lightning.data.pairing import Pair, pair_stems, read_stems
@@ -31,7 +31,12 @@ _REMEDY = (
 
 
 def voc2012(split: str, *, root: str, download: bool = False) -> SegmentationDataset:
-    """``data=voc2012``: ``VOCdevkit/VOC2012/{JPEGImages,SegmentationClass,ImageSets/Segmentation}``, 21 classes."""
+    """``data=voc2012``: ``VOCdevkit/VOC2012/{JPEGImages,SegmentationClass,ImageSets/Segmentation}``, 21 classes.
+
+    The test split, without labels, is that of VOC2012test.tar, unpacked into the same folder.
+    """
+    if split == "test":
+        return _voc_test(root)
     name = labelled_split(split, {"train": "train", "val": "val"}, "PASCAL VOC 2012")
     base = _voc_base(root, download)
     listed = base / "ImageSets" / "Segmentation" / f"{name}.txt"
@@ -45,8 +50,11 @@ def voc2012_aug(split: str, *, root: str, sbd_root: str | None = None, download:
     Labels from ``SegmentationClassAug/*.png`` in the VOC folder where it exists, with its list
     ``ImageSets/Segmentation/trainaug.txt`` or else by the rule below; otherwise from SBD's own
     ``dataset/cls/*.mat`` in ``sbd_root`` (default: ``root``; needs scipy). The rule: all that VOC's train or
-    SBD's train and val name, without VOC's val. VOC's own annotation is taken where there is one.
+    SBD's train and val name, without VOC's val. VOC's own annotation is taken where there is one. The test split is
+    VOC's.
     """
+    if split == "test":
+        return _voc_test(root)
     name = labelled_split(split, {"train": "train", "val": "val"}, "PASCAL VOC 2012")
     base = _voc_base(root, download)
     if name == "val":
@@ -94,6 +102,18 @@ def pascal_context(split: str, *, root: str, background: bool = False) -> Segmen
     listed = base / "ImageSets" / "SegmentationContext" / f"{name}.txt"
     pairs = pair_stems(base / "JPEGImages", base / "SegmentationClassContext", read_stems(listed), ".jpg", ".png")
     return PairDataset(pairs, PASCAL_CONTEXT_60 if background else PASCAL_CONTEXT_59, origin=str(listed))
+
+
+def _voc_test(root: str) -> SegmentationDataset:
+    remedy = (
+        "PASCAL VOC 2012: the test images are VOC2012test.tar, from host.robots.ox.ac.uk after registration; unpack "
+        "it and give the folder that holds VOCdevkit/"
+    )
+    base = find_base(root, "ImageSets/Segmentation/test.txt", ["VOCdevkit/VOC2012", "VOC2012"], remedy)
+    listed = base / "ImageSets" / "Segmentation" / "test.txt"
+    return UnlabelledDataset(
+        [base / "JPEGImages" / f"{stem}.jpg" for stem in read_stems(listed)], VOC2012, origin=str(listed)
+    )
 
 
 def _voc_base(root: str, download: bool) -> Path:

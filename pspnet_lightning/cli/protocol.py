@@ -1,0 +1,66 @@
+"""What evaluation and prediction share: from the ``evaluation`` node and a checkpoint's config to a protocol."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from pspnet_lightning.config import as_plain, nearest
+from pspnet_lightning.data.transforms import as_size
+from pspnet_lightning.inference import SlidingWindow
+
+# The long side at scale 1 in hszhao/semseg's configs.
+OFFICIAL_BASE_SIZE = {"ade20k": 512, "voc2012": 512, "cityscapes": 2048}
+
+
+def build_protocol(node: DictConfig, config: Mapping[str, Any], data_name: str) -> SlidingWindow:
+    """The protocol of an ``evaluation`` node for a checkpoint that was trained with ``config``.
+
+    ``crop_size``: checkpoint, whole, a number or [height, width]. ``base_size``: official, null or a number. Raises
+    ValueError for anything else.
+    """
+    plain = as_plain(node)
+    crop, base = plain["crop_size"], plain["base_size"]
+    if crop == "checkpoint":
+        crop = trained_crop(config)
+    elif crop == "whole":
+        crop = None
+    elif isinstance(crop, str) or crop is None:
+        words = ["checkpoint", "whole"]
+        raise ValueError(
+            f"evaluation.crop_size={crop!r} must be a number, [height, width] or a word; {nearest(str(crop), words)}"
+        )
+    else:
+        crop = as_size(crop)
+    if base == "official":
+        base = OFFICIAL_BASE_SIZE.get(data_name)
+    elif base is not None and not isinstance(base, int):
+        raise ValueError(f"evaluation.base_size={base!r} must be official, null or a number of pixels")
+    return SlidingWindow(
+        crop, base, tuple(plain["scales"]), plain["flip"], plain["stride_rate"], batch_size=plain["batch_size"]
+    )
+
+
+def trained_crop(config: Mapping[str, Any]) -> tuple[int, int]:
+    """The crop that a checkpoint was trained with."""
+    return as_size(config["augment"].get("crop_size", config["data"]["crop_size"]))
+
+
+def shown_protocol(protocol: SlidingWindow) -> str:
+    """A protocol in half a line."""
+    if protocol.is_one_pass:
+        return "whole images at their own size"
+    crop = "whole images" if protocol.crop is None else f"windows of {protocol.crop[0]} x {protocol.crop[1]}"
+    base = "the image's own size" if protocol.base_size is None else f"long side {protocol.base_size}"
+    scales = "" if protocol.scales == (1.0,) else f" x {', '.join(f'{scale:g}' for scale in protocol.scales)}"
+    return f"{crop}, {base}{scales}{', mirrored as well' if protocol.flip else ''}"
+
+
+def sha256_of(path: str | Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
