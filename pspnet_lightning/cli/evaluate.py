@@ -15,8 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from pspnet_lightning.callbacks import EvaluationReport, SavePredictions, progress_bar
 from pspnet_lightning.checkpoint import read_checkpoint, rebuild, spec_of
-from pspnet_lightning.cli.app import run
 from pspnet_lightning.cli.protocol import build_protocol, sha256_of, shown_protocol
+from pspnet_lightning.cli.ranks import Job, match_devices, start
 from pspnet_lightning.config import as_plain, build, build_source, nearest, split_data_node
 from pspnet_lightning.data import DataSpec, EvalTransform
 from pspnet_lightning.data.submission import prediction_files
@@ -27,7 +27,7 @@ _METHODS = {"val": "validate", "test": "test"}
 
 def main() -> None:
     """The console script."""
-    run("evaluate", evaluate)
+    start("evaluate", evaluate)
 
 
 def evaluate(cfg: DictConfig) -> float:
@@ -36,6 +36,12 @@ def evaluate(cfg: DictConfig) -> float:
     One confusion matrix over the split and all devices, labels at their own size. Raises ValueError where checkpoint,
     data and protocol do not fit each other.
     """
+    with Job("pspnet_lightning.cli.evaluate.evaluate") as job:
+        return _evaluate(cfg, job)
+
+
+def _evaluate(cfg: DictConfig, job: Job) -> float:
+    match_devices(cfg)
     if cfg.split not in _METHODS:
         raise ValueError(f"split={cfg.split!r} is not a split to evaluate; {nearest(cfg.split, _METHODS)}")
     folder = Path(HydraConfig.get().runtime.output_dir)
@@ -44,7 +50,7 @@ def evaluate(cfg: DictConfig) -> float:
     trained = spec_of(content)
     data = _data(cfg, config, trained)
     split = data.split(cfg.split)
-    _check_classes(cfg, trained, split.spec)
+    _check_classes(cfg, trained, split.spec, note=job.leads)
     if not split.labelled and not cfg.evaluation.save_predictions:
         raise ValueError(
             f"the labels of the {cfg.split} split of {split.spec.name} are not public, there is nothing to score; "
@@ -78,6 +84,7 @@ def evaluate(cfg: DictConfig) -> float:
         default_root_dir=str(folder),
         use_distributed_sampler=False,
     )
+    job.adopt(trainer, as_plain(cfg))
     getattr(trainer, _METHODS[cfg.split])(module, datamodule=data, verbose=False)
     assert module.val_scores is not None
     result = module.val_scores
@@ -119,13 +126,13 @@ def _model_overrides(cfg: DictConfig) -> dict[str, Any]:
     return {key.removeprefix("model."): as_plain(OmegaConf.select(cfg, key)) for key in keys if key[:6] == "model."}
 
 
-def _check_classes(cfg: DictConfig, trained: DataSpec, spec: DataSpec) -> None:
+def _check_classes(cfg: DictConfig, trained: DataSpec, spec: DataSpec, *, note: bool) -> None:
     if spec.num_classes != trained.num_classes:
         raise ValueError(
             f"checkpoint {cfg.checkpoint!r} answers {trained.num_classes} classes, "
             f"the data set {spec.name} has {spec.num_classes}"
         )
-    if spec.classes != trained.classes:
+    if note and spec.classes != trained.classes:
         differ = next(index for index, name in enumerate(spec.classes) if name != trained.classes[index])
         print(
             f"note: class {differ} is {spec.classes[differ]!r} in {spec.name} and {trained.classes[differ]!r} in the "

@@ -5,16 +5,13 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import REPOSITORY, Run, list_arguments
+from conftest import Run, list_arguments
 from miniatures import MINIATURES, blocks, lines, picture, save
 from PIL import Image
 from plain_sliding import plain_probabilities
@@ -125,25 +122,10 @@ def test_two_devices_count_each_image_once(command: Run, checkpoint: Path, tmp_p
     arguments = ["evaluation=multi_scale", "evaluation.save_predictions=true", "evaluation.pictures=2"]
     alone, _ = evaluated(command, tmp_path, *arguments)
     (tmp_path / "evaluated").rename(tmp_path / "alone")
-    # Lightning starts the second rank as this script, so it must be one.
-    script = tmp_path / "evaluate.py"
-    script.write_text("from pspnet_lightning.cli.evaluate import main\nmain()\n")
-    result = subprocess.run(
-        [
-            *(sys.executable, str(script), "checkpoint=best.ckpt", "trainer.accelerator=cpu", "trainer.devices=2"),
-            *("hydra.run.dir=evaluated", *arguments),
-        ],
-        cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
-    both = json.loads((tmp_path / "evaluated" / "results.json").read_text())
+    both, said = evaluated(command, tmp_path, "trainer.devices=2", *arguments)
     for key in ("confusion", "miou", "counts", "worst", "best"):
         assert both[key] == alone[key], key
-    assert result.stdout.count("all pixels") == 1, "one table"
+    assert said.count("all pixels") == 1, "one table"
     for name in ("images.csv", "worst.png", "best.png", *(f"predictions/{number}.png" for number in (6, 7, 8))):
         assert (tmp_path / "evaluated" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes(), name
 
