@@ -2,8 +2,17 @@
 
 from pspnet_lightning.models.convert import from_state_dict
 from pspnet_lightning.models.folding import fold_batchnorm
+from pspnet_lightning.models.prepared import prepare_for_inference
 from pspnet_lightning.models.pretrained import load_imagenet_weights
 from pspnet_lightning.models.pspnet import PSPNet, PSPNetOutput
 from pspnet_lightning.models.resnet import ResNet
 
-__all__ = ["PSPNet", "PSPNetOutput", "ResNet", "fold_batchnorm", "from_state_dict", "load_imagenet_weights"]
+__all__ = [
+    "PSPNet",
+    "PSPNetOutput",
+    "ResNet",
+    "fold_batchnorm",
+    "from_state_dict",
+    "load_imagenet_weights",
+    "prepare_for_inference",
+]

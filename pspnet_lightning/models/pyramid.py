@@ -105,6 +105,8 @@ class PyramidHead(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.dropout = nn.Dropout2d(dropout)
         self.classifier = nn.Conv2d(channels, num_classes, 1)
+        # Of x alone, where the head was prepared for inference.
+        self.own_conv: nn.Module | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         levels = self.pyramid(x)
@@ -118,16 +120,14 @@ class PyramidHead(nn.Module):
         return self.conv(torch.cat([x, *maps], dim=1))
 
     def _exact(self, x: Tensor, levels: list[Tensor]) -> Tensor:
-        weight = self.conv.weight
-        y = F.conv2d(x, weight[:, : self.in_channels], self.conv.bias, padding=1)
+        # Split, not sliced: the gradient is put together in one pass.
+        own, *kernels = self.conv.weight.split([self.in_channels, *(level.shape[1] for level in levels)], dim=1)
+        y = F.conv2d(x, own, self.conv.bias, padding=1) if self.own_conv is None else self.own_conv(x)
         if not levels:
             return y
         count, channels, height, width = y.shape
         rows, columns = [], []
-        start = self.in_channels
-        for level in levels:
-            kernel = weight[:, start : start + level.shape[1]]
-            start += level.shape[1]
+        for level, kernel in zip(levels, kernels, strict=True):
             size = level.shape[-1]
             rows.append(tap_matrix(size, height, self.align_corners, level))
             columns.append(_columns(level, kernel, tap_matrix(size, width, self.align_corners, level)))
@@ -158,10 +158,11 @@ def tap_matrix(size: int, length: int, align_corners: bool, like: Tensor) -> Ten
 def _columns(level: Tensor, kernel: Tensor, by_column: Tensor) -> Tensor:
     """One level's values through the kernel and up-sampled along the width: (N, 3 b, W * O)."""
     size, outputs = level.shape[-1], kernel.shape[0]
-    # (N, i, j, c) x (c, dy, dx, o): what each grid value becomes through each of the nine taps
-    taps = kernel.permute(1, 2, 3, 0).reshape(kernel.shape[1], 9 * outputs)
-    values = torch.matmul(level.permute(0, 2, 3, 1), taps).unflatten(3, (3, 3, outputs))
-    values = values.permute(0, 3, 1, 4, 2, 5).reshape(-1, 3 * size, 3 * size, outputs)
+    # (N, i, j, c) x (o, dy, dx, c): what each grid value becomes through each of the nine taps. No copy of a kernel in
+    # channels_last: a matrix with gaps between its rows.
+    taps = kernel.permute(0, 2, 3, 1).flatten(0, 2)
+    values = F.linear(level.permute(0, 2, 3, 1), taps).unflatten(3, (outputs, 3, 3))
+    values = values.permute(0, 4, 1, 5, 2, 3).reshape(-1, 3 * size, 3 * size, outputs)
     return torch.matmul(by_column, values).flatten(2)
 
 
