@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import tempfile
@@ -12,9 +13,12 @@ from typing import Any
 
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from omegaconf import OmegaConf
 
 from pspnet_lightning.config import build_module
 from pspnet_lightning.data import DataSpec
+from pspnet_lightning.export import read_weights
+from pspnet_lightning.models import PSPNet, fold_batchnorm
 from pspnet_lightning.module import SegmentationModule
 
 
@@ -37,7 +41,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """The file's content as plain types and tensors on the CPU.
+    """The file's content as plain types and tensors on the CPU; also of weights that ``pspnet-export`` wrote.
 
     Raises FileNotFoundError, and ValueError for a file that is torn, is no checkpoint of this
     project, or holds pickled objects: those are refused, never executed (``weights_only=True``).
@@ -47,6 +51,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         found = sorted(str(file) for file in path.parent.glob("*.ckpt")) if path.parent.is_dir() else []
         there = f"; in its folder: {', '.join(found)}" if found else ""
         raise FileNotFoundError(f"checkpoint {str(path)!r} does not exist{there}")
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -83,8 +89,31 @@ def rebuild(
     description = content["pspnet_lightning"]
     config = {**description["config"], "model": {**description["config"]["model"], **(model or {})}}
     module = build_module(config, spec or spec_of(content), for_training=False)
+    if content.get("batchnorm_folded"):
+        assert isinstance(module.model, PSPNet)
+        module.model = fold_batchnorm(module.model)
     load_weights(module, content["state_dict"], path)
     return module.eval()
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    tensors, metadata = read_weights(path)
+    if "description" not in metadata:
+        raise ValueError(
+            f"{str(path)!r} holds weights, but not what pspnet-export writes beside them: its metadata have no "
+            f"'description'. For weights of another code base see pspnet-convert"
+        )
+    return {
+        "pspnet_lightning": OmegaConf.to_container(OmegaConf.create(metadata["description"])),
+        "state_dict": {f"model.{name}": value for name, value in tensors.items()},
+        "batchnorm_folded": json.loads(metadata["batchnorm_folded"]),
+    }
+
+
+def spec_of_module(module: SegmentationModule) -> DataSpec:
+    """The data set's spec that a loaded module was trained with."""
+    assert module.description is not None
+    return DataSpec.from_dict(module.description["spec"])
 
 
 def spec_of(content: dict[str, Any]) -> DataSpec:

@@ -87,6 +87,19 @@ class EvaluateConfig:
 
 
 @dataclass
+class ExportConfig:
+    """The top level of ``export.yaml``."""
+
+    checkpoint: str = "???"
+    format: str = "onnx"
+    output: str | None = None
+    normalize: bool = False
+    image_type: str | None = None
+    labels: bool = False
+    fold: bool | None = None
+
+
+@dataclass
 class InspectConfig:
     """The top level of ``inspect.yaml``. ``model`` and ``augment`` are there because a data set may choose them."""
 
@@ -115,6 +128,7 @@ class BenchmarkInputConfig:
 PRIMARIES: dict[str, type] = {
     "train": TrainConfig,
     "evaluate": EvaluateConfig,
+    "export": ExportConfig,
     "inspect": InspectConfig,
     "benchmark_input": BenchmarkInputConfig,
 }

@@ -18,6 +18,7 @@ FLOORS = {
     "visualize": 0,
     "upsampling": 0,
     "sweeps": 0,
+    "export": 0,
     "module": 1,
     "datamodule": 1,
     "callbacks": 1,

@@ -1,0 +1,214 @@
+"""`pspnet-export checkpoint=PATH format=...`: a file that runs without this package, checked by running it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from torch import Tensor
+
+from pspnet_lightning import __version__
+from pspnet_lightning.checkpoint import load, spec_of_module
+from pspnet_lightning.cli.app import run
+from pspnet_lightning.config import nearest
+from pspnet_lightning.export import (
+    FORMATS,
+    SUFFIXES,
+    Comparison,
+    check,
+    open_program,
+    read_metadata,
+    write_program,
+    write_weights,
+)
+from pspnet_lightning.models import ExportableProgram, PSPNet, fold_batchnorm
+from pspnet_lightning.module import SegmentationModule
+
+_IMAGE_TYPES = {"uint8": torch.uint8, "float32": torch.float32}
+
+
+def main() -> None:
+    """The console script."""
+    run("export", export)
+
+
+def export(cfg: DictConfig) -> None:
+    """Writes the file beside its target, checks it there, and renames it; prints the check.
+
+    Raises ValueError, which ends the command with exit code 1 and leaves no new file, where the check fails.
+    """
+    target = _target(cfg)
+    image_type = _image_type(cfg)
+    fold = cfg.format != "safetensors" if cfg.fold is None else cfg.fold
+    module = load(cfg.checkpoint)
+    model = module.model
+    assert isinstance(model, PSPNet)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
+        # Under its own name: the torch formats write it into the file.
+        part = Path(folder) / target.name
+        with _working(f"writing {target.name}"):
+            metadata = _metadata(cfg, module, model, image_type, fold)
+            if cfg.format == "safetensors":
+                write_weights((fold_batchnorm(model) if fold else model).state_dict(), part, metadata)
+            else:
+                _write_program(cfg, module, fold_batchnorm(model) if fold else model, part, image_type, metadata)
+        _check(cfg, module, model, part, image_type, metadata)
+        size = part.stat().st_size
+        with open(part, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(part, target)
+    print(f"written: {target}, {size / 1e6:.1f} MB", flush=True)
+
+
+def _target(cfg: DictConfig) -> Path:
+    if cfg.format not in FORMATS:
+        raise ValueError(f"format={cfg.format!r} is not a format to export to; {nearest(cfg.format, FORMATS)}")
+    suffix = SUFFIXES[cfg.format]
+    checkpoint = Path(cfg.checkpoint)
+    if cfg.output is None:
+        return checkpoint.with_suffix(suffix)
+    target = Path(cfg.output)
+    if target.is_dir() or cfg.output.endswith(os.sep):
+        return target / checkpoint.with_suffix(suffix).name
+    if target.suffix != suffix:
+        raise ValueError(f"output={cfg.output!r}: a file of format={cfg.format} is named *{suffix}")
+    return target
+
+
+def _image_type(cfg: DictConfig) -> torch.dtype:
+    if cfg.format == "safetensors":
+        for key in ("normalize", "labels", "image_type"):
+            if cfg[key]:
+                raise ValueError(
+                    f"{key}={str(cfg[key]).lower()}: format=safetensors holds weights and no program; leave {key} out"
+                )
+    if cfg.image_type is None:
+        return torch.uint8 if cfg.normalize else torch.float32
+    if cfg.image_type not in _IMAGE_TYPES:
+        raise ValueError(f"image_type={cfg.image_type!r} is unknown; {nearest(cfg.image_type, _IMAGE_TYPES)}")
+    if not cfg.normalize:
+        raise ValueError(
+            f"image_type={cfg.image_type} has a meaning with normalize=true only; normalised images are float32"
+        )
+    return _IMAGE_TYPES[cfg.image_type]
+
+
+def _metadata(
+    cfg: DictConfig, module: SegmentationModule, model: PSPNet, image_type: torch.dtype, fold: bool
+) -> dict[str, str]:
+    """Names to strings: JSON for what other programs read, YAML for what this one rebuilds a module from."""
+    spec = spec_of_module(module)
+    content: dict[str, Any] = {
+        "format": 1,
+        "version": __version__,
+        "checkpoint": Path(cfg.checkpoint).name,
+        "data": spec.name,
+        "classes": list(spec.classes),
+        "palette": [list(colour) for colour in spec.palette],
+        "ignore_index": spec.ignore_index,
+        "mean": list(spec.mean),
+        "std": list(spec.std),
+        "batchnorm_folded": fold,
+    }
+    if cfg.format != "safetensors":
+        content |= {
+            "input": {
+                "layout": "N, C, H, W",
+                "type": str(image_type).removeprefix("torch."),
+                "units": "as in image files" if cfg.normalize else "(value - mean) / std",
+            },
+            "output": "labels (N, H, W), uint8" if cfg.labels else "logits (N, K, H, W), float32",
+            "smallest_side": _smallest_side(model),
+        }
+    description = OmegaConf.to_yaml(OmegaConf.create(module.description))
+    return {**{key: json.dumps(value) for key, value in content.items()}, "description": description}
+
+
+def _smallest_side(model: PSPNet) -> int:
+    """One above the output stride: to exporters an axis of length 1 is no size but something to repeat."""
+    with torch.no_grad():
+        features = model.backbone(torch.zeros(1, model.backbone.in_channels, 64, 64))[1]
+    return 64 // features.shape[2] + 1
+
+
+def _write_program(
+    cfg: DictConfig,
+    module: SegmentationModule,
+    model: PSPNet,
+    path: Path,
+    image_type: torch.dtype,
+    metadata: dict[str, str],
+) -> None:
+    spec = spec_of_module(module)
+    program = ExportableProgram(
+        model,
+        mean=spec.mean if cfg.normalize else None,
+        std=spec.std if cfg.normalize else None,
+        labels=cfg.labels,
+        channels_last=cfg.format != "onnx",
+    )
+    write_program(program, torch.zeros(2, len(spec.mean), 97, 121, dtype=image_type), path, cfg.format, metadata)
+
+
+def _check(
+    cfg: DictConfig,
+    module: SegmentationModule,
+    model: PSPNet,
+    path: Path,
+    image_type: torch.dtype,
+    metadata: dict[str, str],
+) -> None:
+    """Runs the file on batches of several sizes, odd and not square ones among them, and prints each difference."""
+    spec = spec_of_module(module)
+    program: Callable[[Tensor], Tensor]
+    if cfg.format == "safetensors":
+        program, found = load(path).model, metadata
+    else:
+        program, found = open_program(path, cfg.format), read_metadata(path, cfg.format)
+    if {key: found.get(key) for key in metadata} != metadata:
+        raise ValueError(f"{cfg.format}: the metadata read from the file are not those that were written")
+    crop = module.description["config"].get("data", {}).get("crop_size", 193) if module.description else 193
+    small = _smallest_side(model)
+    sizes = [(1, crop, crop), (2, 65, 97), (3, 96, 64), (1, small, 2 * small + 1), (1, 161, 3 * small)]
+    failed = []
+    comparisons: Iterable[Comparison] = check(
+        program,
+        model,
+        sizes,
+        channels=len(spec.mean),
+        image_type=image_type,
+        mean=spec.mean,
+        std=spec.std,
+        normalize=cfg.normalize,
+        labels=cfg.labels,
+    )
+    for item in comparisons:
+        count, height, width = item.size
+        if not cfg.labels:
+            said = f"max difference {item.difference:.1e} of the largest logit"
+        elif item.difference == 0:
+            said = "identical labels"
+        else:
+            said = f"{100 * item.difference:.4f} % of the labels differ, {'all' if item.agrees else 'NOT all'} ties"
+        print(f"checked {count} x {height} x {width}: {said}", flush=True)
+        failed += [] if item.agrees else [item]
+    if failed:
+        raise ValueError(
+            f"format={cfg.format}: the file answers otherwise than the checkpoint in {len(failed)} of {len(sizes)} "
+            f"sizes, see above; it is not kept. Another version of the exporter may help, or another format"
+        )
+
+
+def _working(what: str) -> Any:
+    console = Console(stderr=True)
+    return console.status(what) if sys.stderr.isatty() else nullcontext()
