@@ -268,6 +268,7 @@ def build_module(
     config = as_plain(cfg)
     loss = dict(config["loss"])
     aux_weight = loss.pop("aux_weight", 0.4)
+    reduction = loss.pop("reduction", "global")
     method = loss.get("class_weights")
     if isinstance(method, str):
         counts = data.class_counts() if for_training and data is not None else None
@@ -280,6 +281,7 @@ def build_module(
         std=spec.std,
         ignore_index=spec.ignore_index,
         aux_weight=aux_weight,
+        reduction=reduction,
         optimizer=build(config["optimizer"], "optimizer") if for_training else None,
         scheduler=build(config["scheduler"], "scheduler") if for_training else None,
         seed=config["seed"],

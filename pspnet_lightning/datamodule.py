@@ -64,7 +64,7 @@ class SegmentationDataModule(L.LightningDataModule):
     channels_last, "label": uint8 (N, H, W), "name": [str], "index": (N,)}``; validation batches are
     lists of such groups, one per image size, so that nothing is padded.
 
-    ``num_workers="auto"`` takes the cores of this process, less one, at most 8 per rank. The
+    ``num_workers="auto"`` takes the cores of this machine, less one per rank, at most 8 per rank. The
     training transform is handed a generator that depends on (seed, epoch, index) alone, so the
     samples are the same for every number of workers and of ranks; see ``EpochSampler``.
 
@@ -98,7 +98,8 @@ class SegmentationDataModule(L.LightningDataModule):
         self.eval_transform = eval_transform
         self.batch_size = batch_size
         self.val_batch_size = val_batch_size
-        self.num_workers = _workers(num_workers)
+        self.num_workers = num_workers
+        _workers(num_workers)
         self.seed = seed
         self.check = check
         self.overfit = overfit
@@ -167,18 +168,22 @@ class SegmentationDataModule(L.LightningDataModule):
         data = self.split(split)
         rank, world_size = self._ranks()
         keys = [(0, index) for index in shard_indices(len(data), rank=rank, world_size=world_size)]
+        # A rank without an image takes part with one batch of no groups: all ranks add up their counts in the end.
+        batches: dict[str, Any] = (
+            {"sampler": keys, "batch_size": self.val_batch_size} if keys else {"batch_sampler": [[]]}
+        )
         return DataLoader(
             TransformedDataset(data, self.eval_transform, seed=self.seed),
-            sampler=keys,
-            batch_size=self.val_batch_size,
             collate_fn=collate_by_size,
+            **batches,
             **self._loader_options(),
         )
 
     def _loader_options(self) -> dict[str, Any]:
+        workers = _workers(self.num_workers, 1 if self.trainer is None else self.trainer.num_devices)
         return {
-            "num_workers": self.num_workers,
-            "persistent_workers": self.num_workers > 0,
+            "num_workers": workers,
+            "persistent_workers": workers > 0,
             "worker_init_fn": _start_worker,
             "pin_memory": torch.cuda.is_available(),
             # A generator of its own keeps the loader from drawing on the global one, which dropout uses.
@@ -189,9 +194,8 @@ class SegmentationDataModule(L.LightningDataModule):
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
 
-def _workers(number: int | str) -> int:
+def _workers(number: int | str, local_ranks: int = 1) -> int:
     if number == "auto":
-        local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         return max(0, min(8, len(os.sched_getaffinity(0)) // local_ranks - 1))
     if isinstance(number, str) or number < 0:
         raise ValueError(f"data.num_workers={number!r} must be 'auto' or a number >= 0")

@@ -7,11 +7,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pspnet_lightning.upsampling import LowLogits, sum_and_labels, sum_over_pixels
 
+# How the losses of several processes are put together: see ``segmentation_loss``.
+REDUCTIONS = ("global", "rank")
 
 class SegmentationLoss(NamedTuple):
     """``total = main + aux_weight * aux``; ``aux`` is None without auxiliary logits."""
@@ -21,14 +24,48 @@ class SegmentationLoss(NamedTuple):
     aux: Tensor | None
 
 
-def segmentation_loss(output: Any, target: Tensor, criterion: nn.Module, aux_weight: float) -> SegmentationLoss:
-    """The loss of a network's ``(logits, aux_logits)``, each (N, K, H, W) or ``LowLogits``, aux_logits maybe None."""
+def segmentation_loss(
+    output: Any, target: Tensor, criterion: nn.Module, aux_weight: float, reduction: str = "global"
+) -> SegmentationLoss:
+    """The loss of a network's ``(logits, aux_logits)``, each (N, K, H, W) or ``LowLogits``, aux_logits maybe None.
+
+    Over several processes whose gradients are averaged, as DistributedDataParallel does: ``reduction="global"`` is the
+    mean over the valid pixels of all of them, so that the averaged gradients are those of one process with the
+    whole batch, and the value is the same everywhere. ``"rank"`` is each process's own mean, as official semseg
+    has it: a pixel then counts for more in a process with few valid ones.
+
+    Raises ValueError where "global" is asked of a criterion without ``sum_and_weight``.
+    """
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"loss.reduction={reduction!r} must be one of {', '.join(REDUCTIONS)}")
     logits, aux_logits = output
-    main = criterion(logits, target)
+    together = reduction == "global" and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    if together and not hasattr(criterion, "sum_and_weight"):
+        raise ValueError(
+            f"loss.reduction=global needs the method sum_and_weight(logits, target, together=...), which "
+            f"{type(criterion).__name__} has not; take loss.reduction=rank"
+        )
+    maps = [logits] if aux_logits is None else [logits, aux_logits]
+    if together:
+        means = _global_means([criterion.sum_and_weight(each, target, together=True) for each in maps])  # type: ignore[operator]
+    else:
+        means = [criterion(each, target) for each in maps]
     if aux_logits is None:
-        return SegmentationLoss(main, main, None)
-    aux = criterion(aux_logits, target)
-    return SegmentationLoss(main + aux_weight * aux, main, aux)
+        return SegmentationLoss(means[0], means[0], None)
+    return SegmentationLoss(means[0] + aux_weight * means[1], means[0], means[1])
+
+
+def _global_means(parts: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
+    """Means over all processes from each one's (sum, weight); the processes' gradients are to be averaged."""
+    over_all = torch.stack([value.detach() for part in parts for value in part])
+    dist.all_reduce(over_all)
+    means = []
+    for (total, _), (total_of_all, weight) in zip(parts, over_all.view(-1, 2), strict=True):
+        weight = weight.clamp_min(torch.finfo(weight.dtype).tiny)
+        own = total * dist.get_world_size() / weight
+        # The value is the mean over all, the gradient this process's share of it.
+        means.append(own + (total_of_all / weight - own).detach())
+    return means
 
 
 class CrossEntropy(nn.Module):
@@ -68,8 +105,17 @@ class CrossEntropy(nn.Module):
         total, weight = self.sum_and_weight(logits, target)
         return total / weight.clamp_min(torch.finfo(weight.dtype).tiny)
 
-    def sum_and_weight(self, logits: Tensor | LowLogits, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Numerator and denominator of the mean, to be summed over processes before dividing."""
+    def sum_and_weight(
+        self, logits: Tensor | LowLogits, target: Tensor, *, together: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Numerator and denominator of the mean, to be summed over processes before dividing.
+
+        ``together``: what this is a part of is the batch of all processes, which must all call it.
+        """
+        return self.sum_over_valid(logits, target)
+
+    def sum_over_valid(self, logits: Tensor | LowLogits, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Numerator and denominator of the mean over every valid pixel: what a validation adds up."""
         if isinstance(logits, LowLogits):
             self._check(logits.values)
             total = sum_over_pixels(logits, target, self._sum)
@@ -78,11 +124,11 @@ class CrossEntropy(nn.Module):
             total = self._sum(logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits, target)
         return total, self._pixel_weights(target, total.dtype).sum()
 
-    def mean_and_labels(self, logits: LowLogits, target: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss and the label map int64 (N, H, W) from one pass over the up-sampled logits, without gradients."""
+    def sums_and_labels(self, logits: LowLogits, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """``sum_over_valid`` and the label map int64 (N, H, W) from one pass, without gradients."""
         self._check(logits.values)
         total, labels = sum_and_labels(logits, target, self._sum)
-        return total / self._pixel_weights(target, total.dtype).sum().clamp_min(torch.finfo(total.dtype).tiny), labels
+        return total, self._pixel_weights(target, total.dtype).sum(), labels
 
     def _sum(self, logits: Tensor, target: Tensor) -> Tensor:
         return F.cross_entropy(
@@ -112,6 +158,9 @@ class CrossEntropy(nn.Module):
 class OHEM(CrossEntropy):
     """Cross-entropy over the hard pixels of a batch: online hard example mining.
 
+    Under ``loss.reduction=global`` the batch is that of all processes: the same pixels are kept as by one process with
+    the whole batch. A validation counts every valid pixel.
+
     A pixel is hard if its true class has a probability below ``threshold``; if fewer than ``min_kept`` are, the
     ``min_kept`` pixels of lowest probability count (mmseg's rule). The mean is over the pixels kept.
 
@@ -138,22 +187,34 @@ class OHEM(CrossEntropy):
     # Which pixels are hard is known only once all are seen.
     takes_low_logits = False
 
-    def sum_and_weight(self, logits: Tensor | LowLogits, target: Tensor) -> tuple[Tensor, Tensor]:
+    def sum_and_weight(
+        self, logits: Tensor | LowLogits, target: Tensor, *, together: bool = False
+    ) -> tuple[Tensor, Tensor]:
         logits = logits.full() if isinstance(logits, LowLogits) else logits
-        return super().sum_and_weight(logits, target.where(self._hard(logits, target), self.ignore_index))
+        hard = self._hard(logits, target, together)
+        return self.sum_over_valid(logits, target.where(hard, self.ignore_index))
 
     @torch.no_grad()
-    def _hard(self, logits: Tensor, target: Tensor) -> Tensor:
+    def _hard(self, logits: Tensor, target: Tensor, together: bool) -> Tensor:
         valid = target != self.ignore_index
         log_probabilities = F.log_softmax(logits.float(), dim=1)
         truth = log_probabilities.gather(1, target.where(valid, 0)[:, None])[:, 0].exp()
-        kept = min(self.min_kept, int(valid.sum()))
-        if kept == 0:
-            return valid
-        limit = truth[valid].kthvalue(kept).values.clamp_min(self.threshold)
-        # Strictly below the threshold, but up to and including the min_kept-th hardest.
-        below = truth < limit if float(limit) == self.threshold else truth <= limit
-        return valid & below
+        below = valid & (truth < self.threshold)
+        counts = torch.stack([valid.sum(), below.sum()])
+        if together:
+            dist.all_reduce(counts)
+        kept = min(self.min_kept, int(counts[0]))
+        if int(counts[1]) >= kept:
+            return below
+        # Too few below the threshold: up to and including the min_kept-th hardest.
+        smallest = truth[valid]
+        smallest = smallest.topk(min(kept, len(smallest)), largest=False).values
+        if together:
+            padded = F.pad(smallest, (0, kept - len(smallest)), value=torch.inf)
+            parts = [torch.empty_like(padded) for _ in range(dist.get_world_size())]
+            dist.all_gather(parts, padded)
+            smallest = torch.cat(parts)
+        return valid & (truth <= smallest.kthvalue(kept).values)
 
 
 _METHODS = ("balanced", "median_frequency", "enet")

@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics.aggregation import MeanMetric
 
 from pspnet_lightning.inference import SlidingWindow, predict_probabilities
-from pspnet_lightning.losses import segmentation_loss
+from pspnet_lightning.losses import REDUCTIONS, CrossEntropy, segmentation_loss
 from pspnet_lightning.metrics import ConfusionMatrix, SegmentationScores, scores
 from pspnet_lightning.upsampling import LowLogits
 
@@ -54,7 +54,8 @@ class SegmentationModule(L.LightningModule):
     """Trains and validates a scene-parsing network.
 
     ``model(x)`` answers logits (N, K, H, W) in eval mode and ``(logits, aux_logits)`` in training
-    mode; ``criterion(logits, target)`` a scalar. Where the network takes ``upsample=False`` and the criterion
+    mode; ``criterion(logits, target)`` a scalar, over several devices put together as ``reduction`` says (see
+    ``losses.segmentation_loss``). Where the network takes ``upsample=False`` and the criterion
     ``LowLogits``, no full-size logits are made. Images arrive as uint8 (N, C, H, W) and are
     normalised on the device with ``mean`` and ``std`` (0..255 units).
 
@@ -74,6 +75,7 @@ class SegmentationModule(L.LightningModule):
         std: tuple[float, ...],
         ignore_index: int = 255,
         aux_weight: float = 0.4,
+        reduction: str = "global",
         optimizer: OptimizerFactory | None = None,
         scheduler: SchedulerFactory | None = None,
         seed: int = 0,
@@ -86,6 +88,9 @@ class SegmentationModule(L.LightningModule):
         self._answers_low_logits = "upsample" in inspect.signature(model.forward).parameters
         self.criterion = criterion
         self.aux_weight = aux_weight
+        if reduction not in REDUCTIONS:
+            raise ValueError(f"loss.reduction={reduction!r} must be one of {', '.join(REDUCTIONS)}")
+        self.reduction = reduction
         self.ignore_index = ignore_index
         self.seed = seed
         self.description = description
@@ -177,7 +182,8 @@ class SegmentationModule(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         target = batch["label"].long()
-        loss = segmentation_loss(self._logits_for_loss(batch["image"]), target, self.criterion, self.aux_weight)
+        output = self._logits_for_loss(batch["image"])
+        loss = segmentation_loss(output, target, self.criterion, self.aux_weight, self.reduction)
         self._watch(_PendingLoss(loss.total.detach(), self.global_step, batch["name"]))
         options: dict[str, Any] = {"batch_size": len(target)}
         self.log("train/loss", loss.total.detach(), prog_bar=True, **options)
@@ -220,17 +226,25 @@ class SegmentationModule(L.LightningModule):
             if self.protocol is not None:
                 prediction = torch.stack([self._slide(image, self.protocol).argmax(0) for image in group["image"]])
             else:
-                logits = self._logits_for_loss(group["image"])
-                if isinstance(logits, LowLogits):
-                    loss, prediction = self.criterion.mean_and_labels(logits, target)  # type: ignore[operator]
-                else:
-                    loss, prediction = self.criterion(logits, target), logits.argmax(dim=1)
-                valid = (target != self.ignore_index).sum()
-                # The criterion is a mean over pixels: weighting by their number makes it one over the data set.
-                self.val_loss.update(loss, weight=valid.clamp_min(1e-6))
+                total, weight, prediction = self._loss_and_prediction(group["image"], target)
+                # A mean over every valid pixel of the data set, however that is cut into batches and ranks.
+                weight = weight.clamp_min(torch.finfo(torch.float32).tiny)
+                self.val_loss.update(total / weight, weight=weight)
             self.confusion.update(prediction, target)
             predictions.append(prediction)
         return {"predictions": predictions}
+
+    def _loss_and_prediction(self, image: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The sum of the pixels' losses, that of their weights, and the label maps."""
+        logits = self._logits_for_loss(image)
+        if isinstance(logits, LowLogits):
+            return self.criterion.sums_and_labels(logits, target)  # type: ignore[operator]
+        prediction = logits.argmax(dim=1)
+        if isinstance(self.criterion, CrossEntropy):
+            return *self.criterion.sum_over_valid(logits, target), prediction
+        # Of another criterion it is only known that it is a mean over pixels.
+        valid = (target != self.ignore_index).sum()
+        return self.criterion(logits, target) * valid, valid, prediction
 
     def on_validation_epoch_end(self) -> None:
         confusion = self.confusion.compute()

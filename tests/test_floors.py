@@ -21,6 +21,7 @@ FLOORS = {
     "export": 0,
     "module": 1,
     "datamodule": 1,
+    "batchnorm": 1,
     "callbacks": 1,
     "config": 2,
     "checkpoint": 2,
@@ -37,6 +38,7 @@ FORBIDDEN = {
 ALLOWED = {
     "module": {"models", "losses", "metrics", "optim", "inference", "upsampling"},
     "datamodule": {"data"},
+    "batchnorm": set(),
     "callbacks": {"visualize", "metrics", "data", "sweeps"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -9,12 +9,13 @@ from typing import Any
 import lightning as L
 import numpy as np
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 
 def csv_logger(save_dir: str) -> Logger:
     """``<save_dir>/metrics.csv``. An earlier file there is kept under a number: Lightning would delete it."""
     existing = Path(save_dir) / "metrics.csv"
-    if existing.is_file() and int(os.environ.get("LOCAL_RANK", "0")) == 0:
+    if existing.is_file() and getattr(rank_zero_only, "rank", 0) == 0:
         number = 1
         while (kept := existing.with_name(f"metrics.{number}.csv")).exists():
             number += 1
@@ -50,7 +51,7 @@ def wandb_logger(
 
     if offline is None:
         mode = os.environ.get("WANDB_MODE", "")
-        offline = mode == "offline" or (mode == "" and not wandb.login(prompt=False, verify=False))
+        offline = mode in ("offline", "dryrun") or (mode == "" and not wandb.login(prompt=False, verify=False))
     return WandbLogger(
         project=project,
         name=name,

@@ -13,11 +13,13 @@ RECIPE_BATCH, RECIPE_LR = 16, 0.01
 FEW_VALUES = 4
 
 
-def preflight(config: dict[str, Any], data: SegmentationDataModule, *, devices: int) -> list[str]:
+def preflight(
+    config: dict[str, Any], data: SegmentationDataModule, *, devices: int, synchronized: bool = False
+) -> list[str]:
     """Sentences about a training config and its data: the batch and rate beside the recipe's first, then warnings.
 
-    ``config`` is the plain, resolved training config, ``devices`` the number of ranks. Raises ValueError where
-    the labels cannot be trained on at all.
+    ``config`` is the plain, resolved training config, ``devices`` the number of ranks, ``synchronized`` whether
+    BatchNorm is over all of them. Raises ValueError where the labels cannot be trained on at all.
     """
     batch = data.batch_size
     effective = batch * int(config["trainer"].get("accumulate_grad_batches") or 1)
@@ -31,7 +33,11 @@ def preflight(config: dict[str, Any], data: SegmentationDataModule, *, devices: 
                 f"warning: for a batch of {effective} the paper's rate scales to {matching:g}, lr={rate:g} is far from "
                 f"it: data.lr={matching:g}, or data.batch_size={max(1, round(RECIPE_BATCH * rate / RECIPE_LR))}"
             )
-    synchronized = bool(config["trainer"].get("sync_batchnorm")) and devices > 1
+    if devices > 1 and not synchronized:
+        lines.append(
+            f"BatchNorm is not synchronised (torch's SyncBatchNorm runs on GPUs only; trainer.sync_batchnorm): each of "
+            f"{devices} devices normalises over its own {batch // devices} of {batch} images"
+        )
     smallest = min(config["model"].get("bins") or [0])
     values = batch // (1 if synchronized else devices) * smallest**2
     if 0 < values < FEW_VALUES:

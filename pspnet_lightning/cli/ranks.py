@@ -41,7 +41,7 @@ from pspnet_lightning.cli.app import USER_ERRORS, explain, fail, quiet, run
 
 Task = Callable[[DictConfig], Any]
 
-# What Lightning and torch leave behind in the environment.
+# What Lightning, torch and W&B leave behind in the environment.
 _VARIABLES = (
     "MASTER_ADDR",
     "MASTER_PORT",
@@ -52,6 +52,7 @@ _VARIABLES = (
     "OMP_NUM_THREADS",
     "TORCHELASTIC_USE_AGENT_STORE",
     "TORCHELASTIC_RESTART_COUNT",
+    "WANDB_MODE",
 )
 # How long a rank may need to notice that another has failed before it is ended, in seconds.
 _GRACE = 15.0
@@ -161,7 +162,7 @@ def start(config_name: str, task: Task) -> None:
 
 
 def _follow(control: dist.Store, rank: int) -> None:
-    number, failed = 0, False
+    number = 0
     while True:
         try:
             told = _read(control, f"job/{number}")
@@ -169,9 +170,9 @@ def _follow(control: dist.Store, rank: int) -> None:
             raise SystemExit(1) from None  # rank 0 is gone and has said why
         if told == "end":
             control.add("left", 1)
-            raise SystemExit(int(failed))
+            raise SystemExit(0)  # whether it went well is rank 0's to say
         address, port = told.rsplit(":", 1)
-        failed |= not _work(address, int(port), rank)
+        _work(address, int(port), rank)
         number += 1
 
 

@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import LambdaCallback, ProgressBar
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
+from pspnet_lightning.batchnorm import SyncBatchNormOnGPUs
 from pspnet_lightning.callbacks.loggers import finish, log_config
 from pspnet_lightning.checkpoint import AtomicCheckpointIO, load_weights, read_checkpoint
 from pspnet_lightning.cli.app import USER_ERRORS, explain
@@ -67,6 +68,7 @@ def _train(cfg: DictConfig, folder: Path, record: RunRecord, job: Job) -> float:
     callbacks.append(LambdaCallback(on_train_epoch_end=lambda *_: record.beat()))
     loggers = [build(node, f"logger.{name}") for name, node in cfg.logger.items() if node]
     node = dict(as_plain(cfg.trainer))
+    layer_sync = SyncBatchNormOnGPUs(node.pop("sync_batchnorm", "auto"))
     if not any(isinstance(callback, ProgressBar) for callback in callbacks):
         node["enable_progress_bar"] = False  # Lightning would add a bar of its own
     trainer: L.Trainer = build(
@@ -74,13 +76,14 @@ def _train(cfg: DictConfig, folder: Path, record: RunRecord, job: Job) -> float:
         "trainer",
         callbacks=callbacks,
         logger=loggers,
-        plugins=[AtomicCheckpointIO()],
+        plugins=[AtomicCheckpointIO(), layer_sync],
         default_root_dir=str(folder),
         use_distributed_sampler=False,  # the data module's own samplers know the ranks
     )
+    layer_sync.check(trainer)
     job.adopt(trainer, {**as_plain(cfg), "ckpt_path": resume})
     try:
-        _fit_and_report(cfg, trainer, module, data, resume, folder)
+        _fit_and_report(cfg, trainer, module, data, resume, folder, layer_sync)
     finally:
         finish(loggers)
     value = _objective(trainer, cfg)
@@ -109,12 +112,13 @@ def _fit_and_report(
     data: SegmentationDataModule,
     resume: str | None,
     folder: Path,
+    layer_sync: SyncBatchNormOnGPUs,
 ) -> None:
     if trainer.is_global_zero:
         OmegaConf.save(OmegaConf.create(as_plain(cfg)), folder / "config.yaml")
         log_config(trainer, as_plain(cfg))
         print(f"data {data.spec.name}, {data.spec.num_classes} classes; run folder {_shown(folder)}", flush=True)
-        for line in preflight(as_plain(cfg), data, devices=trainer.world_size):
+        for line in preflight(as_plain(cfg), data, devices=trainer.world_size, synchronized=layer_sync.active(trainer)):
             print(line, flush=True)
 
     trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
@@ -132,7 +136,7 @@ def _fit_and_report(
 def _check(cfg: DictConfig, name: str) -> None:
     node = dict(as_plain(cfg[name]))
     # Keys that the wiring takes out before it builds.
-    for key in {"model": ("pretrained",), "loss": ("aux_weight",)}.get(name, ()):
+    for key in {"model": ("pretrained",), "loss": ("aux_weight", "reduction")}.get(name, ()):
         node.pop(key, None)
     check_keys(node, name)
 
