@@ -69,7 +69,11 @@ def test_every_config_composes_and_builds(group: str, name: str, tmp_path: Path)
     if group == "model" and "269" not in name and "152" not in name and "101" not in name:
         assert build_model(cfg.model, spec, pretrained=False).num_classes == 2
     build({**as_plain(cfg.augment), "crop_size": 33}, "augment", mean=spec.mean, ignore_index=255)
-    loss = {key: value for key, value in as_plain(cfg.loss).items() if key not in ("aux_weight", "class_weights")}
+    loss = {
+        key: value
+        for key, value in as_plain(cfg.loss).items()
+        if key not in ("aux_weight", "reduction", "class_weights")
+    }
     build(loss, "loss", ignore_index=255)
     build(cfg.optimizer, "optimizer")
     build(cfg.scheduler, "scheduler")

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from pspnet_lightning.losses import OHEM, CrossEntropy, class_weights_from_counts, segmentation_loss
 
@@ -115,3 +119,99 @@ def test_weights_from_counts() -> None:
 def test_arguments(make: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+# ---------------------------------------------------------------------- several processes
+
+CRITERIA = {
+    "plain": CrossEntropy(),
+    "weighted": CrossEntropy(class_weights=[1.0, 0.5, 2.0, 0.3], label_smoothing=0.1),
+    "ohem_by_threshold": OHEM(threshold=0.3, min_kept=10),
+    "ohem_by_number": OHEM(threshold=0.05, min_kept=170, class_weights=[1.0, 0.5, 2.0, 0.3]),
+}
+# Which of the four images have no label at all: none, the second rank's, all.
+BLANK = {"labelled": [], "blank_rank": [1, 3], "blank": [0, 1, 2, 3]}
+
+
+class _TwoHeads(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.main, self.aux = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(3, 4, 1)
+
+    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.main(image), self.aux(image)
+
+
+def _batch(blank: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    image = torch.randn(4, 3, 12, 13, generator=generator, dtype=torch.float64)
+    target = torch.randint(0, 4, (4, 12, 13), generator=generator)
+    target[0, :9] = 255  # the ranks' numbers of valid pixels differ
+    target[blank] = 255
+    return image, target
+
+
+def _step(model: nn.Module, rows: slice, case: tuple[str, str, str]) -> tuple[float, dict[str, torch.Tensor]]:
+    criterion, blank, reduction = case
+    image, target = _batch(BLANK[blank])
+    model.zero_grad()
+    loss = segmentation_loss(model(image[rows]), target[rows], CRITERIA[criterion], 0.4, reduction)
+    loss.total.backward()
+    return float(loss.total.detach()), {k.removeprefix("module."): v.grad.clone() for k, v in model.named_parameters()}
+
+
+CASES = [(c, b, r) for c in CRITERIA for b in BLANK for r in ("global", "rank")]
+
+
+def _one_of_two(rank: int, folder: str) -> None:
+    store = dist.FileStore(f"{folder}/store", 2)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    model = DistributedDataParallel(_TwoHeads().double())
+    torch.save({case: _step(model, slice(rank, None, 2), case) for case in CASES}, f"{folder}/rank{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
+    folder: Path = tmp_path_factory.mktemp("ranks")
+    torch.multiprocessing.spawn(_one_of_two, (str(folder),), nprocs=2)
+    return [torch.load(folder / f"rank{rank}.pt") for rank in range(2)]
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+@pytest.mark.parametrize("blank", BLANK)
+def test_global_is_one_process_with_the_whole_batch(two_ranks: list[dict], criterion: str, blank: str) -> None:
+    case = (criterion, blank, "global")
+    loss, gradients = _step(_TwoHeads().double(), slice(None), case)
+    assert (loss == 0) == (blank == "blank")
+    for rank in two_ranks:
+        assert rank[case][0] == pytest.approx(loss, rel=1e-12)
+        for name, value in gradients.items():
+            torch.testing.assert_close(rank[case][1][name], value, rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+@pytest.mark.parametrize("blank", BLANK)
+def test_rank_is_the_mean_of_the_ranks_means(two_ranks: list[dict], criterion: str, blank: str) -> None:
+    case = (criterion, blank, "rank")
+    parts = [_step(_TwoHeads().double(), slice(rank, None, 2), case) for rank in range(2)]
+    for rank, (loss, _) in zip(two_ranks, parts, strict=True):
+        assert rank[case][0] == pytest.approx(loss, rel=1e-12)
+        for name, value in rank[case][1].items():
+            torch.testing.assert_close(value, (parts[0][1][name] + parts[1][1][name]) / 2, rtol=1e-10, atol=1e-14)
+    if blank == "labelled":  # and that is not the whole batch's
+        _, whole = _step(_TwoHeads().double(), slice(None), case)
+        assert not torch.allclose(two_ranks[0][case][1]["main.weight"], whole["main.weight"], rtol=1e-3)
+
+
+def test_an_unknown_reduction_is_named() -> None:
+    with pytest.raises(ValueError, match=r"loss\.reduction='mean' must be one of global, rank"):
+        segmentation_loss((torch.zeros(1, 2, 3, 3), None), torch.zeros(1, 3, 3).long(), CrossEntropy(), 0.4, "mean")
+
+
+def test_ohem_validates_on_every_valid_pixel(pair: tuple[torch.Tensor, torch.Tensor]) -> None:
+    logits, target = pair
+    total, weight = OHEM(threshold=0.3, min_kept=1).sum_over_valid(logits, target)
+    assert weight == (target != 255).sum()
+    assert float(total / weight) == pytest.approx(float(CrossEntropy()(logits, target)), rel=1e-12)
