@@ -16,6 +16,7 @@ from pspnet_lightning.upsampling import LowLogits, sum_and_labels, sum_over_pixe
 # How the losses of several processes are put together: see ``segmentation_loss``.
 REDUCTIONS = ("global", "rank")
 
+
 class SegmentationLoss(NamedTuple):
     """``total = main + aux_weight * aux``; ``aux`` is None without auxiliary logits."""
 
