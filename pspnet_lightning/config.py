@@ -100,6 +100,23 @@ class ExportConfig:
 
 
 @dataclass
+class PredictConfig:
+    """The top level of ``predict.yaml``."""
+
+    checkpoint: str = "???"
+    input: str = "???"
+    output: str = "???"
+    index: bool = True
+    overlay: bool = True
+    probabilities: bool = False
+    opacity: float = 0.5
+    stream_above: int = 16_000_000
+    device: str = "auto"
+    precision: str = "32-true"
+    evaluation: ProtocolConfig = field(default_factory=ProtocolConfig)
+
+
+@dataclass
 class InspectConfig:
     """The top level of ``inspect.yaml``. ``model`` and ``augment`` are there because a data set may choose them."""
 
@@ -129,6 +146,7 @@ PRIMARIES: dict[str, type] = {
     "train": TrainConfig,
     "evaluate": EvaluateConfig,
     "export": ExportConfig,
+    "predict": PredictConfig,
     "inspect": InspectConfig,
     "benchmark_input": BenchmarkInputConfig,
 }

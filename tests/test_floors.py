@@ -25,6 +25,7 @@ FLOORS = {
     "callbacks": 1,
     "config": 2,
     "checkpoint": 2,
+    "predict": 2,
     "record": 2,
     "cli": 3,
 }

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import hydra
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -69,6 +69,11 @@ def explain(error: BaseException, config_name: str = "train") -> str:
     if match := re.search(r"Key '([^']+)' not in '(\w+Config)'", text):
         known = top_level_keys(config_name)
         return f"{match[1]}: there is no such key at the top of {config_name}.yaml; {nearest(match[1], known)}"
+    if isinstance(error, OverrideParseException):
+        return (
+            f"{error.override}: this cannot be read. A value with brackets, commas, colons or = in it is quoted twice: "
+            f"'key=\"value\"'"
+        )
     if match := re.search(r"Missing mandatory value: (\S+)", text):
         return f"{match[1]} is required: give {match[1]}=... on the command line"
     if match := re.search(

@@ -16,6 +16,9 @@ from PIL import Image
 
 from pspnet_lightning.data.specs import DataSpec
 
+# OpenCV would print a warning for each tag of a GeoTIFF; a file that it cannot read is an error here anyway.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
+
 _PNG = b"\x89PNG\r\n\x1a\n"
 # path -> (H, W, C)
 ImageReader = Callable[[Path], np.ndarray]

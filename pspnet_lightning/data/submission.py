@@ -63,24 +63,27 @@ def prediction_files(data: SegmentationDataset, split: str) -> PredictionFiles:
     )
 
 
-def png_names(names: Sequence[str]) -> tuple[Path, ...]:
+def png_names(names: Sequence[str], *, whole: bool = False) -> tuple[Path, ...]:
     """A PNG's path for each image: its own below the folder that all share; its suffix stays where stems are equal.
 
+    ``whole``: the path as it is, also where all share a folder.
     Windows of bigger images (``FILE.tif[512:1024,0:512]``) are called FILE_512_0.
     """
     parents = [Path(name).parent.parts for name in names]
     shared = 0
-    while all(len(parts) > shared and parts[shared] == parents[0][shared] for parts in parents):
+    while not whole and all(len(parts) > shared and parts[shared] == parents[0][shared] for parts in parents):
         shared += 1
-    stems, whole = [], []
+    stems, full_names = [], []
     for name in names:
         match = _NAME.fullmatch(Path(*Path(name).parts[shared:]).as_posix())
         assert match is not None
         window = f"_{match[3]}_{match[4]}" if match[3] else ""
         stems.append(match[1] + window)
-        whole.append(match[1] + (match[2] or "") + window)
+        full_names.append(match[1] + (match[2] or "") + window)
     often = Counter(stems)
-    return tuple(Path(f"{stem if often[stem] == 1 else full}.png") for stem, full in zip(stems, whole, strict=True))
+    return tuple(
+        Path(f"{stem if often[stem] == 1 else full}.png") for stem, full in zip(stems, full_names, strict=True)
+    )
 
 
 def _flat(names: Sequence[str]) -> tuple[Path, ...]:

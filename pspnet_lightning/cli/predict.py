@@ -1,0 +1,186 @@
+"""`pspnet-predict checkpoint=PATH input=... output=DIR`: label maps, overlays, probabilities of images and videos."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from omegaconf import DictConfig
+from PIL import Image
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from pspnet_lightning.checkpoint import read_checkpoint, rebuild, spec_of
+from pspnet_lightning.cli.app import run
+from pspnet_lightning.cli.protocol import build_protocol, sha256_of, shown_protocol, trained_crop
+from pspnet_lightning.config import as_plain
+from pspnet_lightning.data.description import image_reader
+from pspnet_lightning.data.rasters import TIFF_TAILS, TiffRows, georeference, image_size
+from pspnet_lightning.predict import Input, Manifest, Outputs, Predictor, Writer, find_inputs
+from pspnet_lightning.predict.video import predict_video
+
+# What is wrong with one input and leaves the others alone.
+_OF_ONE_INPUT = (ValueError, FileNotFoundError, PermissionError, MemoryError, torch.OutOfMemoryError, cv2.error)
+
+
+def main() -> None:
+    """The console script."""
+    run("predict", predict)
+
+
+def predict(cfg: DictConfig) -> None:
+    """Predicts every input that the output folder does not hold yet.
+
+    Raises ValueError, which ends the command with exit code 1, at the end, listing what could not be predicted.
+    """
+    outputs = Outputs(cfg.index, cfg.overlay, cfg.probabilities, cfg.opacity)
+    content = read_checkpoint(cfg.checkpoint)
+    config = content["pspnet_lightning"]["config"]
+    spec = spec_of(content)
+    protocol = build_protocol(cfg.evaluation, config, spec.name)
+    inputs = find_inputs(cfg.input, Path(cfg.output))
+    module = rebuild(content, cfg.checkpoint)
+    predictor = Predictor(module, protocol, trained_crop(config), device=cfg.device, precision=cfg.precision)
+    settings = {
+        "checkpoint": sha256_of(cfg.checkpoint),
+        "protocol": protocol.to_dict(),
+        "precision": cfg.precision,
+        "stream_above": cfg.stream_above,
+        "outputs": outputs.to_dict(),
+    }
+    manifest = Manifest(Path(cfg.output), settings)
+    waiting = [source for source in inputs if not manifest.is_done(source.path)]
+    done = len(inputs) - len(waiting)
+    print(
+        f"{cfg.checkpoint}, {spec.num_classes} classes of {spec.name}: {shown_protocol(protocol)}; {len(inputs)} inputs"
+        + (f", {done} of them done already" if done else ""),
+        flush=True,
+    )
+    work = _Work(predictor, Writer(Path(cfg.output), spec, outputs), manifest, _reader(config, spec), cfg.stream_above)
+    failed = work.through(waiting)
+    print(f"{len(waiting) - len(failed)} predicted; {cfg.output}", flush=True)
+    if failed:
+        listed = "\n  ".join(text if str(path) in text else f"{path}: {text}" for path, text in failed)
+        raise ValueError(f"{len(failed)} of {len(inputs)} inputs could not be predicted:\n  {listed}")
+
+
+class _Reader:
+    """Images as the checkpoint's network was trained on them."""
+
+    def __init__(self, channels: int, bands: list[int] | None) -> None:
+        self.channels, self.bands = channels, bands
+        self.read = image_reader(channels, bands)
+
+    def size(self, path: Path) -> tuple[int, int]:
+        if path.suffix.lower() in TIFF_TAILS:
+            return image_size(path)
+        try:
+            with Image.open(path) as file:
+                return file.height, file.width
+        except (OSError, Image.DecompressionBombError):
+            return 0, 0  # reading it will say what is wrong
+
+
+def _reader(config: dict[str, Any], spec: Any) -> _Reader:
+    bands = config["data"].get("bands")
+    # Of Potsdam the key names a set of files.
+    return _Reader(len(spec.mean), as_plain(bands) if isinstance(bands, list) else None)
+
+
+class _Work:
+    """One input after the other, the next image read while one is predicted."""
+
+    def __init__(
+        self, predictor: Predictor, writer: Writer, manifest: Manifest, reader: _Reader, stream_above: int
+    ) -> None:
+        self.predictor, self.writer, self.manifest, self.reader = predictor, writer, manifest, reader
+        self.stream_above = stream_above
+
+    def through(self, inputs: list[Input]) -> list[tuple[Path, str]]:
+        """Predicts the inputs; answers those that could not be, with the reason."""
+        failed = []
+        with _bar(len(inputs)) as report, ThreadPoolExecutor(1) as pool:
+            ahead: Future[np.ndarray | None] | None = None
+            for number, source in enumerate(inputs):
+                report(source.path.name, number, 0.0)
+                image = ahead or pool.submit(self._read, source)
+                following = inputs[number + 1] if number + 1 < len(inputs) else None
+                ahead = None if following is None else pool.submit(self._read, following)
+                try:
+                    self._one(source, image.result(), partial(report, source.path.name, number))
+                except _OF_ONE_INPUT as error:
+                    failed.append((source.path, str(error) or type(error).__name__))
+        return failed
+
+    def _read(self, source: Input) -> np.ndarray | None:
+        """The image; None for a video and for a TIFF that is read row by row."""
+        if source.is_video:
+            return None
+        height, width = self.reader.size(source.path)
+        if height * width > self.stream_above and source.path.suffix.lower() in TIFF_TAILS:
+            return None
+        return self.reader.read(source.path)
+
+    def _one(self, source: Input, image: np.ndarray | None, report: Callable[[float], None]) -> None:
+        if source.is_video:
+            if self.writer.outputs.probabilities:
+                raise ValueError("probabilities=true is for images; a video's would fill the disk")
+            predict_video(
+                source,
+                self.writer,
+                self.predictor.labels,
+                self.manifest,
+                lambda number, total: report(number / total if total else 0.0),
+            )
+            return
+        if image is None or image.shape[0] * image.shape[1] > self.stream_above:
+            files = self._stream(source, image, report)
+        else:
+            tags = georeference(source.path)
+            probabilities = self.predictor.probabilities(image) if self.writer.outputs.probabilities else None
+            labels = self.predictor.labels(image) if probabilities is None else probabilities.argmax(0).astype(np.uint8)
+            files = self.writer.image(source.stem, image, labels, probabilities, tags)
+        self.manifest.finish(source.path, files)
+
+    def _stream(self, source: Input, image: np.ndarray | None, report: Callable[[float], None]) -> list[Path]:
+        if self.writer.outputs.probabilities:
+            raise ValueError(
+                "probabilities=true: this image has more than stream_above pixels, and its probabilities would fill "
+                "the memory; set probabilities=false or a larger stream_above"
+            )
+        rows: Callable[[int, int], np.ndarray]
+        if image is None:
+            tiff = TiffRows(source.path, self.reader.channels, self.reader.bands)
+            height, width, tags, rows = tiff.height, tiff.width, tiff.georeference, tiff.rows
+        else:
+            (height, width), whole = image.shape[:2], image
+            tags, rows = [], lambda top, bottom: whole[top:bottom]
+
+        def bands() -> Iterator[np.ndarray]:
+            done = 0
+            for band in self.predictor.stream(rows, height, width):
+                yield band
+                done += len(band)
+                report(done / height)
+
+        return self.writer.stream(source.stem, rows, bands(), height, width, tiff=image is None, tags=tags)
+
+
+@contextmanager
+def _bar(total: int) -> Iterator[Callable[[str, int, float], None]]:
+    """A bar on standard error if that is a terminal; moved by (name of the input, inputs done, share of this one)."""
+    if not sys.stderr.isatty():
+        yield lambda name, done, share: None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("", total=total)
+        yield lambda name, done, share: progress.update(task, description=name, completed=done + share)
