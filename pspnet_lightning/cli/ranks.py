@@ -32,6 +32,7 @@ import torch
 import torch.distributed as dist
 from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import setup_globals
 from lightning.fabric.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
@@ -172,7 +173,7 @@ def _follow(control: dist.Store, rank: int) -> None:
             control.add("left", 1)
             raise SystemExit(0)  # whether it went well is rank 0's to say
         address, port = told.rsplit(":", 1)
-        _work(address, int(port), rank)
+        _work(address, int(port), rank, patient=True)
         number += 1
 
 
@@ -195,7 +196,7 @@ def rank_process() -> None:
     threading.Thread(target=_end_with_rank_zero, daemon=True).start()
     rank = int(os.environ.pop("PSPNET_RANK"))
     rank_zero_only.rank = rank  # type: ignore[attr-defined]
-    if not _work(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), rank):
+    if not _work(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), rank, patient=False):
         raise SystemExit(1)
 
 
@@ -204,8 +205,11 @@ def _end_with_rank_zero() -> None:
     os._exit(1)
 
 
-def _work(address: str, port: int, rank: int) -> bool:
-    """Does one job as rank 0 describes it in the store; True unless it failed here."""
+def _work(address: str, port: int, rank: int, *, patient: bool) -> bool:
+    """Does one job as rank 0 describes it in the store; True unless it failed here.
+
+    ``patient``: after a failure, give rank 0 the time to notice, and end this process only if it does not.
+    """
     global _store_of_orders
     _store_of_orders = store = dist.TCPStore(address, port, is_master=False, timeout=_CONNECT)
     orders = OmegaConf.create(_read(store, "orders"))
@@ -216,25 +220,27 @@ def _work(address: str, port: int, rank: int) -> bool:
     try:
         hydra.utils.get_object(orders.task)(orders.config)
     except BaseException as error:
-        return _report(store, rank, error, full=orders.full)
+        return _report(store, rank, error, full=orders.full, patient=patient)
     finally:
         _store_of_orders = None
     return True
 
 
 def _set_hydra_config(node: DictConfig) -> None:
+    setup_globals()  # the resolvers that hydra.main registers
     typed = OmegaConf.structured(HydraConf)
     OmegaConf.set_struct(typed, False)  # Hydra's own groups add keys to it
     HydraConfig.instance().set_config(OmegaConf.create({"hydra": OmegaConf.merge(typed, node)}))
 
 
-def _report(store: dist.Store, rank: int, error: BaseException, *, full: bool) -> bool:
+def _report(store: dist.Store, rank: int, error: BaseException, *, full: bool, patient: bool) -> bool:
     text = f"rank {rank}: {explain(error)}" if isinstance(error, USER_ERRORS) else f"rank {rank}: {error!r}"
     try:
         first = store.compare_set("failure", "", text).decode() == text
         if first and (full or not isinstance(error, USER_ERRORS)):
             traceback.print_exc()
-        # Rank 0 prints it, as soon as it notices.
+        if not patient:
+            return False  # rank 0 sees this process end, and says why
         deadline = time.monotonic() + _GRACE
         while not store.check(["over"]) and time.monotonic() < deadline:
             time.sleep(0.1)
@@ -262,9 +268,9 @@ def _meeting(address: str, port: int) -> dict[str, str]:
 class Job:
     """The ranks of one job, as a context: afterwards this process is as it was before.
 
-    ``adopt`` the trainer once it is built; the other ranks start when it first needs them. On leaving, ranks that
-    were started here are waited for, or ended if something was raised. Raises RankFailure where another rank
-    failed first.
+    ``adopt`` the trainer once it is built: the other ranks start, and are waited for when it first needs them. On
+    leaving, ranks that were started here are waited for, or ended if something was raised. Raises RankFailure where
+    another rank failed first.
     """
 
     def __init__(self, task: str) -> None:
@@ -304,8 +310,9 @@ class Job:
         }
         self._orders = OmegaConf.to_yaml(OmegaConf.create(orders))
         trainer.strategy._launcher = _Launcher(launcher, self)
+        self._begin(launcher)
 
-    def begin(self, launcher: _SubprocessScriptLauncher) -> None:
+    def _begin(self, launcher: _SubprocessScriptLauncher) -> None:
         """Opens the store, tells ranks started from outside, and starts those that belong to this process."""
         environment = launcher.cluster_environment
         environment.validate_settings(num_devices=launcher.num_processes, num_nodes=launcher.num_nodes)
@@ -346,6 +353,19 @@ class Job:
             )
         if self._processes:
             threading.Thread(target=self._watch, name="ranks", daemon=True).start()
+
+    def wait_until_ready(self, ranks: int) -> None:
+        """Waits until all have built what rank 0 has: who fails before cannot be waited for in a collective."""
+        if self._store is None:
+            return
+        if _store_of_orders is not None:
+            self._store.add("ready", 1)
+            return
+        while self._store.add("ready", 0) < ranks - 1:
+            failure = self._reported() or self._failure()
+            if failure is not None:
+                raise RankFailure(failure)
+            time.sleep(0.05)
 
     def end_ranks(self) -> None:
         """Ends the ranks that were started here, and waits until they are gone."""
@@ -439,13 +459,13 @@ class _Launcher(_SubprocessScriptLauncher):
     def __init__(self, replaced: _SubprocessScriptLauncher, job: Job) -> None:
         super().__init__(replaced.cluster_environment, replaced.num_processes, replaced.num_nodes)
         self._job = job
-        self._begun = False
+        self._ready = False
 
     def launch(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        if not self._begun:
-            self._begun = True
-            self._job.begin(self)
-        # From here on the environment says that all processes exist, so that Lightning starts none.
+        if not self._ready:
+            self._ready = True
+            self._job.wait_until_ready(self.num_processes * self.num_nodes)
+        # The environment says by now that all processes exist, so that Lightning starts none.
         return super().launch(function, *args, **kwargs)
 
     def kill(self, signum: Any) -> None:
