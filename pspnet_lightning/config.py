@@ -142,6 +142,31 @@ class BenchmarkInputConfig:
     seed: int = 0
 
 
+@dataclass
+class BenchmarkModelConfig:
+    """The top level of ``benchmark_model.yaml``."""
+
+    measure: list[str] = field(default_factory=list)
+    formulations: list[str] = field(default_factory=list)
+    precisions: list[str] = field(default_factory=list)
+    layouts: list[str] = field(default_factory=list)
+    modes: list[str] = field(default_factory=list)
+    depth: int = 50
+    classes: int = 150
+    checkpoint: str | None = None
+    image: str | None = None
+    size: int = 473
+    batch: int = 1
+    train_batch: int = 2
+    width: int = 683
+    height: int = 512
+    device: str = "auto"
+    threads: int | None = None
+    rounds: int = 5
+    memory: bool = True
+    seed: int = 0
+
+
 PRIMARIES: dict[str, type] = {
     "train": TrainConfig,
     "evaluate": EvaluateConfig,
@@ -149,6 +174,7 @@ PRIMARIES: dict[str, type] = {
     "predict": PredictConfig,
     "inspect": InspectConfig,
     "benchmark_input": BenchmarkInputConfig,
+    "benchmark_model": BenchmarkModelConfig,
 }
 
 # Nodes of overrides, whose keys are those of a checkpoint's config: checked when they are laid over it.

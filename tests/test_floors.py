@@ -86,4 +86,13 @@ def test_commands_do_not_import_each_other() -> None:
         others = {name.split(".")[2] for name in imports(path) if name.startswith("pspnet_lightning.cli.")}
         # Parts of a command: what train looks for first, the processes that it runs in, what benchmark measures, how
         # evaluate and predict predict.
-        assert others <= {"app", "preflight", "ranks", "benchmark_input", "protocol"}
+        assert others <= {
+            "app",
+            "preflight",
+            "ranks",
+            "benchmark_input",
+            "benchmark_memory",
+            "benchmark_model",
+            "benchmark_ways",
+            "protocol",
+        }

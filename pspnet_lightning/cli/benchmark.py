@@ -1,4 +1,4 @@
-"""`pspnet-benchmark input ...`: speed that can be shown, each way measured in turn in one run."""
+"""`pspnet-benchmark input|model ...`: speed that can be shown, each way measured in turn in one run."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import sys
 
 from pspnet_lightning.cli.app import run
 from pspnet_lightning.cli.benchmark_input import measure_input
+from pspnet_lightning.cli.benchmark_model import measure_model
 from pspnet_lightning.config import nearest
 
-_KINDS = {"input": ("benchmark_input", measure_input)}
+_KINDS = {"input": ("benchmark_input", measure_input), "model": ("benchmark_model", measure_model)}
 
 
 def main() -> None:

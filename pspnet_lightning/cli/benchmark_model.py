@@ -1,0 +1,253 @@
+"""The network beside the reference formulation: forward, label map, sliding window and training step.
+
+Every ratio is of times from the same round, in which all ways run in turn; the reference is the concatenation in NCHW
+float32 with the up-sampling of all logits and the maximum over classes, as the official code has it.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import platform
+import re
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from torch.utils.flop_counter import FlopCounterMode
+
+from pspnet_lightning.callbacks.report import write_json
+from pspnet_lightning.cli.benchmark_memory import peak_memory
+from pspnet_lightning.cli.benchmark_ways import (
+    FORMULATIONS,
+    LAYOUTS,
+    MEASURES,
+    MODES,
+    PRECISIONS,
+    Subjects,
+    Way,
+    reference_way,
+    ways,
+)
+from pspnet_lightning.config import as_plain, nearest
+
+_CHOICES = {
+    "measure": MEASURES,
+    "formulations": FORMULATIONS,
+    "precisions": tuple(PRECISIONS),
+    "layouts": tuple(LAYOUTS),
+    "modes": MODES,
+}
+_WHAT = {
+    "forward": "network to the heads' logits",
+    "labels": "image to label map",
+    "sliding": "sliding window with flip",
+    "train": "training step",
+}
+
+
+def measure_model(config: DictConfig) -> None:
+    """Prints a table for each measure and writes benchmark_model.json into the run folder."""
+    cfg = as_plain(config)
+    device = _check(cfg)
+    if cfg["threads"] is not None:
+        torch.set_num_threads(cfg["threads"])
+    subjects = Subjects(cfg, device)
+    rates = {precision: product_rate(dtype, device) for precision, dtype in PRECISIONS.items()}
+    result: dict[str, Any] = {
+        "machine": _machine(device),
+        "config": cfg,
+        "matrix_product_gflops": rates,
+        "measures": {},
+    }
+    path = Path(HydraConfig.get().runtime.output_dir) / "benchmark_model.json"
+    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
+        for measure in cfg["measure"]:
+            rows = _measure(subjects, ways(cfg, measure), rates, cfg, progress)
+            result["measures"][measure] = rows
+            write_json(result, path)
+            Console().print(_table(measure, rows, cfg))
+    products = ", ".join(f"{name} {rate:.0f} GFLOP/s" for name, rate in rates.items())
+    print(f"{result['machine']['device']}, torch {torch.__version__}; matrix product: {products}")
+    print(f"medians of {cfg['rounds']} interleaved rounds, quartiles beside; rate: to the reference in the same round")
+    print(path)
+
+
+def _check(cfg: dict[str, Any]) -> torch.device:
+    for key, known in _CHOICES.items():
+        if not cfg[key]:
+            raise ValueError(f"{key} is empty; known are: {', '.join(known)}")
+        for value in cfg[key]:
+            if value not in known:
+                raise ValueError(f"{key}: {value!r}: {nearest(value, known)}")
+    for key in ("size", "batch", "train_batch", "rounds", "classes", "width", "height"):
+        if cfg[key] < 1:
+            raise ValueError(f"{key}={cfg[key]} must be at least 1")
+    if "train" in cfg["measure"] and cfg["train_batch"] < 2:
+        raise ValueError(f"train_batch={cfg['train_batch']} must be at least 2: BatchNorm of the pyramid's bin 1")
+    if cfg["threads"] is not None and cfg["threads"] < 1:
+        raise ValueError(f"threads={cfg['threads']} must be at least 1, or null")
+    name = cfg["device"]
+    if name not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"device={name!r} must be auto, cpu or cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device=cuda: torch sees no CUDA device here; use device=cpu")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def _measure(
+    subjects: Subjects, chosen: list[Way], rates: dict[str, float], cfg: dict[str, Any], progress: Progress
+) -> list[dict[str, Any]]:
+    device, measure = subjects.device, chosen[0].measure
+    task = progress.add_task(_WHAT[measure], total=len(chosen) * (1 + cfg["rounds"] + int(cfg["memory"])))
+    runs: dict[Way, Callable[[], Any]] = {}
+    answers, products = {}, {}
+    for way in chosen:
+        runs[way] = subjects.run(way)
+        torch.manual_seed(cfg["seed"])  # the same dropout in every way's first step
+        answers[way] = _cpu(runs[way]())
+        if way.mode == "eager":
+            with FlopCounterMode(display=False) as counter:
+                runs[way]()
+            products[way] = counter.get_total_flops() / 2
+        else:
+            runs[way]()  # what compiling left for the second call
+        progress.advance(task)
+    times: dict[Way, list[float]] = {way: [] for way in chosen}
+    for round_ in range(cfg["rounds"]):
+        # Back and forth, so that no way always follows the same one.
+        for way in chosen if round_ % 2 == 0 else reversed(chosen):
+            times[way].append(_seconds(runs[way], device))
+            progress.advance(task)
+    runs.clear()
+    gc.collect()
+    reference = reference_way(measure)
+    rows = []
+    for way in chosen:
+        # A compiled network does the products of the eager one, which may not have been asked for.
+        twin = Way(way.measure, way.formulation, way.precision, way.layout, "eager")
+        count = products.get(twin)
+        median = statistics.median(times[way])
+        ratios = [a / b for a, b in zip(times[reference], times[way], strict=True)]
+        rows.append(
+            {
+                **asdict(way),
+                "median_s": median,
+                "quartiles_s": _quartiles(times[way]),
+                "rate_to_reference": statistics.median(ratios),
+                "rate_quartiles": _quartiles(ratios),
+                "gmac": None if count is None else count / 1e9,
+                "gflops": None if count is None else 2 * count / median / 1e9,
+                "share_of_matrix_product": (None if count is None else 2 * count / median / 1e9 / rates[way.precision]),
+                "peak_bytes": peak_memory(way, cfg, device) if cfg["memory"] else None,
+                **_agreement(measure, answers[reference], answers[way]),
+            }
+        )
+        progress.advance(task)
+    progress.remove_task(task)
+    return rows
+
+
+def _seconds(run: Callable[[], Any], device: torch.device) -> float:
+    if device.type == "cuda":
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize()
+        start.record()
+        run()
+        end.record()
+        torch.cuda.synchronize()
+        return start.elapsed_time(end) / 1000
+    begin = time.perf_counter()
+    run()
+    return time.perf_counter() - begin
+
+
+def product_rate(dtype: torch.dtype, device: torch.device) -> float:
+    """GFLOP/s of the machine's matrix product in ``dtype``: the median of seven, of the better of two sizes."""
+    best = 0.0
+    for size in (8192, 4096) if device.type == "cuda" else (2048, 1024):
+        a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+        torch.mm(a, b)
+        median = statistics.median(_seconds(partial(torch.mm, a, b), device) for _ in range(7))
+        best = max(best, 2 * size**3 / median / 1e9)
+    return best
+
+
+def _agreement(measure: str, reference: torch.Tensor, answer: torch.Tensor) -> dict[str, float]:
+    if measure in ("labels", "sliding"):
+        return {"labels_agree_percent": 100 * float((answer == reference).double().mean())}
+    a, b = answer.double(), reference.double()
+    key = "loss_relative_difference" if measure == "train" else "logits_relative_difference"
+    return {key: float((a - b).norm() / b.norm())}
+
+
+def _cpu(answer: torch.Tensor) -> torch.Tensor:
+    return answer.detach().float().cpu() if answer.is_floating_point() else answer.cpu()
+
+
+def _quartiles(values: list[float]) -> list[float]:
+    return [float(value) for value in np.percentile(values, (25, 75))]
+
+
+# ---------------------------------------------------------------------- what is shown
+
+
+def _table(measure: str, rows: list[dict[str, Any]], cfg: dict[str, Any]) -> Table:
+    size = {
+        "sliding": f"{cfg['width']} x {cfg['height']}, crops of {cfg['size']}",
+        "train": f"{cfg['train_batch']} x {cfg['size']} x {cfg['size']}",
+    }.get(measure, f"{cfg['batch']} x {cfg['size']} x {cfg['size']}")
+    table = Table(title=f"{_WHAT[measure]}, {size}")
+    last = "labels equal" if measure in ("labels", "sliding") else "difference"
+    for column in ("way", "ms", "quartiles", "rate", "quartiles", "GMAC", "GFLOP/s", "of product", "peak MB", last):
+        table.add_column(column, justify="left" if column == "way" else "right")
+    for row in rows:
+        name = Way(**{key: row[key] for key in ("measure", "formulation", "precision", "layout", "mode")}).name
+        agree = row.get("labels_agree_percent")
+        difference = row.get("loss_relative_difference", row.get("logits_relative_difference"))
+        known = row["gmac"] is not None
+        table.add_row(
+            name,
+            f"{1000 * row['median_s']:.1f}",
+            "-".join(f"{1000 * value:.1f}" for value in row["quartiles_s"]),
+            f"{row['rate_to_reference']:.2f}",
+            "-".join(f"{value:.2f}" for value in row["rate_quartiles"]),
+            f"{row['gmac']:.1f}" if known else "",
+            f"{row['gflops']:.0f}" if known else "",
+            f"{100 * row['share_of_matrix_product']:.0f} %" if known else "",
+            f"{row['peak_bytes'] / 1e6:.0f}" if row["peak_bytes"] is not None else "",
+            f"{agree:.4f} %" if agree is not None else f"{difference:.1e}",
+        )
+    return table
+
+
+def _machine(device: torch.device) -> dict[str, Any]:
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name()
+    else:
+        found = re.search(r"model name\s*:\s*(.+)", _text("/proc/cpuinfo"))
+        name = f"{found[1] if found else platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+    return {
+        "device": name,
+        "cores": os.cpu_count(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "environment": {key: value for key, value in os.environ.items() if key.startswith(("OMP_", "MALLOC_", "KMP_"))},
+    }
+
+
+def _text(path: str) -> str:
+    return Path(path).read_text() if Path(path).exists() else ""
