@@ -1,43 +1,23 @@
-"""Checkpoints: written atomically, loaded without executing anything, and enough to rebuild a module."""
+"""Checkpoints: loaded without executing anything, and enough to rebuild a module."""
 
 from __future__ import annotations
 
 import json
-import os
 import pickle
-import tempfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.plugins.io import TorchCheckpointIO
 from omegaconf import OmegaConf
 
+from pspnet_lightning.checkpoint_io import damage
 from pspnet_lightning.config import build_module
 from pspnet_lightning.data import DataSpec
 from pspnet_lightning.export import read_weights
 from pspnet_lightning.models import PSPNet, fold_batchnorm
 from pspnet_lightning.module import SegmentationModule
-
-
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes beside the target, flushes to the disk, then renames: a reader sees the old file or the new one, whole."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, target)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -66,6 +46,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise ValueError(
             f"checkpoint {str(path)!r} cannot be read, it seems torn: {str(error).splitlines()[0]}"
         ) from error
+    if (reason := damage(path)) is not None:
+        raise ValueError(f"checkpoint {str(path)!r} is damaged: {reason}")
     if not isinstance(content, dict) or "pspnet_lightning" not in content or "state_dict" not in content:
         raise ValueError(
             f"{str(path)!r} is not a checkpoint of pspnet-lightning: it has no entry 'pspnet_lightning'. For weights "

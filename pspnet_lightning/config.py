@@ -32,6 +32,13 @@ RECIPE_KEYS = ("crop_size", "epochs", "lr")
 
 
 @dataclass
+class CheckpointConfig:
+    """How checkpoints are written."""
+
+    on_error: str = "stop"
+
+
+@dataclass
 class TrainConfig:
     """The top level of ``train.yaml``. A key that is not here is an error."""
 
@@ -47,6 +54,7 @@ class TrainConfig:
     seed: int = 0
     tags: list[str] = field(default_factory=list)
     ckpt_path: str | None = None
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     compile: bool = False
     channels_last: bool = True
     float32_matmul_precision: str = "highest"

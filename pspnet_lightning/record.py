@@ -21,6 +21,8 @@ from typing import Any, Self
 import cv2
 import torch
 
+from pspnet_lightning.callbacks.disk import despite_full_disk
+from pspnet_lightning.callbacks.preemption import Preempted
 from pspnet_lightning.callbacks.report import write_json
 
 NAME = "run.json"
@@ -35,10 +37,6 @@ _PACKAGES = {
 }
 # Of files that git does not know yet, those that decide what runs.
 _SOURCES = ("*.py", "*.yaml", "*.yml", "*.toml")
-
-
-class Preempted(SystemExit):
-    """Ends a run that was asked to make way (SIGTERM, SIGUSR1) and can be continued from its last checkpoint."""
 
 
 class RunRecord:
@@ -131,7 +129,8 @@ class RunRecord:
             "host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
             "device": torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else None,
         }
-        write_json(self.content, self.folder / NAME)
+        with despite_full_disk(self.folder / NAME):
+            write_json(self.content, self.folder / NAME)
 
 
 def last_line(error: BaseException) -> str:

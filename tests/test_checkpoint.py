@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from pspnet_lightning.checkpoint import AtomicCheckpointIO, load, read_checkpoint
+from pspnet_lightning.checkpoint import load, read_checkpoint
+from pspnet_lightning.checkpoint_io import AtomicCheckpointIO
 from pspnet_lightning.config import build_module
 from pspnet_lightning.data.scenes import SCENES
 from pspnet_lightning.module import SegmentationModule

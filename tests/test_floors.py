@@ -26,6 +26,7 @@ FLOORS = {
     "config": 2,
     "checkpoint": 2,
     "predict": 2,
+    "checkpoint_io": 2,
     "record": 2,
     "cli": 3,
 }
@@ -90,6 +91,7 @@ def test_commands_do_not_import_each_other() -> None:
             "app",
             "preflight",
             "ranks",
+            "resume",
             "benchmark_input",
             "benchmark_memory",
             "benchmark_model",

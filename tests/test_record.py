@@ -12,7 +12,8 @@ import pytest
 from conftest import REPOSITORY, SMALL, Run
 
 from pspnet_lightning import record as module
-from pspnet_lightning.record import Preempted, RunRecord, read_record
+from pspnet_lightning.callbacks.preemption import Preempted
+from pspnet_lightning.record import RunRecord, read_record
 
 SCENES = [*SMALL, "data.train_length=8", "data.val_length=2", "data.batch_size=4", "data.epochs=1"]
 SCENES += ["data.crop_size=64", "callbacks.pictures=null"]
@@ -65,7 +66,7 @@ def test_jobs_of_a_sweep_and_their_failures(command: Run, tmp_path: Path) -> Non
     [
         (None, "finished", None),
         (KeyboardInterrupt(), "interrupted", None),
-        (Preempted(75), "preempted", None),
+        (Preempted(15), "preempted", None),
         (SystemExit(1), "failed", "SystemExit: 1"),
         (RuntimeError("first\nlast\n"), "failed", "RuntimeError: last"),
         (MemoryError(), "failed", "MemoryError"),

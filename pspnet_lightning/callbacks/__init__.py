@@ -1,6 +1,6 @@
 """What happens around training: progress on the screen, checkpoints, pictures, tables and the loggers they go to."""
 
-from pspnet_lightning.callbacks.checkpoints import StepCheckpoint
+from pspnet_lightning.callbacks.checkpoints import RunCheckpoint, StepCheckpoint
 from pspnet_lightning.callbacks.evaluation import EvaluationReport, SavePredictions
 from pspnet_lightning.callbacks.loggers import csv_logger, tensorboard_logger, wandb_logger
 from pspnet_lightning.callbacks.pictures import ValidationPictures
@@ -10,6 +10,7 @@ from pspnet_lightning.callbacks.report import RunReport
 __all__ = [
     "EpochLines",
     "EvaluationReport",
+    "RunCheckpoint",
     "RunReport",
     "SavePredictions",
     "StepCheckpoint",

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 import lightning as L
 import numpy as np
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+
+from pspnet_lightning.callbacks.metrics_file import MetricsFile
 
 
 def csv_logger(save_dir: str) -> Logger:
-    """``<save_dir>/metrics.csv``. An earlier file there is kept under a number: Lightning would delete it."""
-    existing = Path(save_dir) / "metrics.csv"
-    if existing.is_file() and getattr(rank_zero_only, "rank", 0) == 0:
-        number = 1
-        while (kept := existing.with_name(f"metrics.{number}.csv")).exists():
-            number += 1
-        existing.rename(kept)
-    return CSVLogger(save_dir, name="", version="")
+    """``<save_dir>/metrics.csv``, over all attempts of a run."""
+    return MetricsFile(save_dir)
 
 
 def tensorboard_logger(save_dir: str) -> Logger:
@@ -85,5 +79,5 @@ def log_image(trainer: L.Trainer, key: str, image: np.ndarray, step: int) -> Non
 def log_config(trainer: L.Trainer, config: dict[str, Any]) -> None:
     """Sends the resolved config to every logger."""
     for logger in trainer.loggers:
-        if not isinstance(logger, CSVLogger):  # the run folder holds config.yaml
+        if not isinstance(logger, MetricsFile):  # the run folder holds config.yaml
             logger.log_hyperparams(config)

@@ -9,6 +9,7 @@ import lightning as L
 import numpy as np
 from lightning.pytorch.callbacks import Callback
 
+from pspnet_lightning.callbacks.disk import despite_full_disk
 from pspnet_lightning.callbacks.loggers import log_image
 from pspnet_lightning.data import DataSpec
 from pspnet_lightning.visualize import SheetItem, prediction_sheet, save_png
@@ -62,7 +63,8 @@ class ValidationPictures(Callback):
             return
         spec = DataSpec.from_dict(pl_module.description["spec"])  # type: ignore[index,arg-type]
         sheet = prediction_sheet(self._items, spec)
-        save_png(sheet, self.path)
+        with despite_full_disk(self.path):
+            save_png(sheet, self.path)
         log_image(trainer, "val/pictures", sheet, trainer.global_step)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
+from pspnet_lightning.callbacks.disk import despite_full_disk
 from pspnet_lightning.data import DataSpec
 from pspnet_lightning.metrics import all_conventions, scores
 from pspnet_lightning.visualize import class_table, confusion_figure, plot_curves
@@ -42,7 +43,8 @@ class RunReport(Callback):
         if trainer.is_global_zero and metrics.is_file():
             with metrics.open(newline="") as file:
                 rows: list[dict[str, Any]] = list(csv.DictReader(file))
-            plot_curves(rows, self.folder / "curves.png")
+            with despite_full_disk(self.folder / "curves.png"):
+                plot_curves(rows, self.folder / "curves.png")
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.state.fn == "validate":
@@ -80,8 +82,12 @@ class RunReport(Callback):
 def write_json(content: Any, path: Path) -> None:
     """Strict JSON (not-a-number becomes null), written beside the target and renamed."""
     part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(_finite(content), indent=2, allow_nan=False) + "\n")
-    os.replace(part, path)
+    try:
+        part.write_text(json.dumps(_finite(content), indent=2, allow_nan=False) + "\n")
+        os.replace(part, path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def _finite(value: Any) -> Any:

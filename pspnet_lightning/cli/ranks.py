@@ -38,6 +38,7 @@ from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
+from pspnet_lightning.callbacks.preemption import Preempted
 from pspnet_lightning.cli.app import USER_ERRORS, explain, fail, quiet, run
 
 Task = Callable[[DictConfig], Any]
@@ -219,6 +220,8 @@ def _work(address: str, port: int, rank: int, *, patient: bool) -> bool:
     _set_hydra_config(orders.hydra)
     try:
         hydra.utils.get_object(orders.task)(orders.config)
+    except Preempted:
+        return True  # all ranks have stopped together; rank 0 says so
     except BaseException as error:
         return _report(store, rank, error, full=orders.full, patient=patient)
     finally:

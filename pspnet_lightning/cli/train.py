@@ -15,10 +15,14 @@ from omegaconf import DictConfig, OmegaConf
 
 from pspnet_lightning.batchnorm import SyncBatchNormOnGPUs
 from pspnet_lightning.callbacks.loggers import finish, log_config
-from pspnet_lightning.checkpoint import AtomicCheckpointIO, load_weights, read_checkpoint
+from pspnet_lightning.callbacks.metrics_file import MetricsFile, RowsInCheckpoints
+from pspnet_lightning.callbacks.preemption import Preempted, Preemption
+from pspnet_lightning.checkpoint import load_weights, read_checkpoint
+from pspnet_lightning.checkpoint_io import clear_parts
 from pspnet_lightning.cli.app import USER_ERRORS, explain
 from pspnet_lightning.cli.preflight import preflight
 from pspnet_lightning.cli.ranks import Job, match_devices, start
+from pspnet_lightning.cli.resume import checkpoint_to_resume
 from pspnet_lightning.config import as_plain, build, build_data, build_module, check_keys
 from pspnet_lightning.data import fingerprint
 from pspnet_lightning.data.transforms import as_size
@@ -40,17 +44,26 @@ def train(cfg: DictConfig) -> float:
     """
     folder = _run_folder()
     job = Job("pspnet_lightning.cli.train.train")
-    with _record(cfg, folder, leads=job.leads) as record, job:
-        return _train(cfg, folder, record, job)
+    with (
+        Preemption(folder / "checkpoints", leads=job.leads) as preemption,
+        _record(cfg, folder, leads=job.leads) as record,
+        job,
+    ):
+        return _train(cfg, folder, record, job, preemption)
 
 
-def _train(cfg: DictConfig, folder: Path, record: RunRecord, job: Job) -> float:
+def _train(cfg: DictConfig, folder: Path, record: RunRecord, job: Job, preemption: Preemption) -> float:
     match_devices(cfg)
     L.seed_everything(cfg.seed, workers=False, verbose=False)
     torch.set_float32_matmul_precision(cfg.float32_matmul_precision)
     for name in ("model", "optimizer", "scheduler", "loss", "trainer"):
         _check(cfg, name)
-    resume = _checkpoint_to_resume(cfg.ckpt_path, folder)
+    if record.write:
+        clear_parts(folder)
+    resume = checkpoint_to_resume(cfg.ckpt_path, folder)
+    checkpoint_io = build(
+        {"_target_": "pspnet_lightning.checkpoint_io.AtomicCheckpointIO", **as_plain(cfg.checkpoint)}, "checkpoint"
+    )
 
     data = build_data(cfg)
     if record.write:
@@ -65,8 +78,9 @@ def _train(cfg: DictConfig, folder: Path, record: RunRecord, job: Job) -> float:
     if cfg.compile:
         module.model.compile()
     callbacks = [build(node, f"callbacks.{name}") for name, node in cfg.callbacks.items() if node]
-    callbacks.append(LambdaCallback(on_train_epoch_end=lambda *_: record.beat()))
     loggers = [build(node, f"logger.{name}") for name, node in cfg.logger.items() if node]
+    callbacks += [RowsInCheckpoints(logger) for logger in loggers if isinstance(logger, MetricsFile)]
+    callbacks += [LambdaCallback(on_train_epoch_end=lambda *_: record.beat()), preemption]
     node = dict(as_plain(cfg.trainer))
     layer_sync = SyncBatchNormOnGPUs(node.pop("sync_batchnorm", "auto"))
     if not any(isinstance(callback, ProgressBar) for callback in callbacks):
@@ -76,14 +90,14 @@ def _train(cfg: DictConfig, folder: Path, record: RunRecord, job: Job) -> float:
         "trainer",
         callbacks=callbacks,
         logger=loggers,
-        plugins=[AtomicCheckpointIO(), layer_sync],
+        plugins=[checkpoint_io, layer_sync],
         default_root_dir=str(folder),
         use_distributed_sampler=False,  # the data module's own samplers know the ranks
     )
     layer_sync.check(trainer)
     job.adopt(trainer, {**as_plain(cfg), "ckpt_path": resume})
     try:
-        _fit_and_report(cfg, trainer, module, data, resume, folder, layer_sync)
+        _fit_and_report(cfg, trainer, module, data, resume, folder, layer_sync, preemption)
     finally:
         finish(loggers)
     value = _objective(trainer, cfg)
@@ -113,6 +127,7 @@ def _fit_and_report(
     resume: str | None,
     folder: Path,
     layer_sync: SyncBatchNormOnGPUs,
+    preemption: Preemption,
 ) -> None:
     if trainer.is_global_zero:
         OmegaConf.save(OmegaConf.create(as_plain(cfg)), folder / "config.yaml")
@@ -121,9 +136,13 @@ def _fit_and_report(
         for line in preflight(as_plain(cfg), data, devices=trainer.world_size, synchronized=layer_sync.active(trainer)):
             print(line, flush=True)
 
-    trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
-    if trainer.interrupted:
-        raise KeyboardInterrupt  # Lightning ends quietly; a sweep or a shell must know
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+    except SystemExit as stop:
+        if isinstance(stop, Preempted):
+            raise
+        raise KeyboardInterrupt from None  # Lightning makes an exit of it; a sweep or a shell must know
+    preemption.stop_if_asked()
 
     best = _best_checkpoint(trainer)
     if best is not None:
@@ -146,22 +165,6 @@ def _run_folder() -> Path:
     if not os.access(folder, os.W_OK):
         raise ValueError(f"the run folder {str(folder)!r} is not writable; give another with hydra.run.dir=...")
     return folder
-
-
-def _checkpoint_to_resume(wanted: str | None, folder: Path) -> str | None:
-    """``last``: last.ckpt of this run's folder, or else the newest one below runs/."""
-    if wanted is None:
-        return None
-    if wanted != "last":
-        return wanted
-    own = folder / "checkpoints" / "last.ckpt"
-    if own.is_file():
-        return str(own)
-    found = sorted(Path("runs").rglob("checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime)
-    if not found:
-        raise ValueError(f"ckpt_path=last: there is no last.ckpt in {str(folder)!r} or below runs/; give its path")
-    print(f"resuming from {found[-1]}", flush=True)
-    return str(found[-1])
 
 
 def _best_checkpoint(trainer: L.Trainer) -> str | None:
