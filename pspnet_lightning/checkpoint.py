@@ -46,13 +46,13 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise ValueError(
             f"checkpoint {str(path)!r} cannot be read, it seems torn: {str(error).splitlines()[0]}"
         ) from error
-    if (reason := damage(path)) is not None:
-        raise ValueError(f"checkpoint {str(path)!r} is damaged: {reason}")
     if not isinstance(content, dict) or "pspnet_lightning" not in content or "state_dict" not in content:
         raise ValueError(
             f"{str(path)!r} is not a checkpoint of pspnet-lightning: it has no entry 'pspnet_lightning'. For weights "
             f"of another code base see pspnet_lightning.models.from_state_dict"
         )
+    if (reason := damage(path)) is not None:
+        raise ValueError(f"checkpoint {str(path)!r} is damaged: {reason}")
     return content
 
 

@@ -13,7 +13,8 @@ from conftest import Run
 from omegaconf import OmegaConf
 from torch import nn
 
-from pspnet_lightning.checkpoint import AtomicCheckpointIO, load
+from pspnet_lightning.checkpoint import load
+from pspnet_lightning.checkpoint_io import AtomicCheckpointIO
 from pspnet_lightning.cli import export as command_line
 from pspnet_lightning.config import CONFIG_DIR, build_module
 from pspnet_lightning.data import DataSpec, default_palette
