@@ -120,6 +120,7 @@ def write_label_tiff(
             colormap=colours,
             extratags=tags,
             metadata=None,
+            maxworkers=1,  # more would collect tiles, up to 512 MB, before they encode any
         )
         os.replace(part, path)
     finally:
