@@ -55,6 +55,7 @@ class TrainConfig:
     tags: list[str] = field(default_factory=list)
     ckpt_path: str | None = None
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    repeats: str | None = None
     compile: bool = False
     channels_last: bool = True
     float32_matmul_precision: str = "highest"

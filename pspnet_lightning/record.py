@@ -60,6 +60,7 @@ class RunRecord:
         job: int | None = None,
         sweep: str | None = None,
         resumed: bool = False,
+        command: Sequence[str] | None = None,
         write: bool = True,
         explain: Callable[[BaseException], str] | None = None,
     ) -> None:
@@ -72,7 +73,7 @@ class RunRecord:
         self.content: dict[str, Any] = {
             "status": "running",
             "error": None,
-            "command": list(sys.argv),
+            "command": list(sys.argv if command is None else command),
             "overrides": list(overrides),
             "job": {"num": job, "sweep": sweep},
             "started": _now(),
@@ -115,6 +116,11 @@ class RunRecord:
     def set_objective(self, name: str, value: float) -> None:
         """What a sweep optimises; written with the end."""
         self.content["objective"] = {"name": name, "value": value}
+
+    def fail(self, message: str) -> None:
+        """The end of a run whose process ends at once."""
+        self.content.update(status="failed", error=message, ended=_now())
+        self._save()
 
     def beat(self) -> None:
         """Brings seconds and peak memory up to date; for a run that may be killed."""

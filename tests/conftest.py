@@ -55,11 +55,13 @@ def command(command_server: subprocess.Popen[str], tmp_path: Path, tmp_path_fact
     """Runs ``pspnet-<name> ...`` in ``tmp_path``, in a process of its own, and returns what it said."""
     said = tmp_path_factory.mktemp("said")
 
-    def run(name: str, *arguments: str, timeout: float = 240, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        name: str, *arguments: str, timeout: float = 240, at: str = ".", **environment: str
+    ) -> subprocess.CompletedProcess[str]:
         request = {
             "command": name,
             "arguments": arguments,
-            "folder": str(tmp_path),
+            "folder": str(tmp_path / at),
             "environment": environment,
             "stdout": str(said / "stdout"),
             "stderr": str(said / "stderr"),

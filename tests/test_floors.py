@@ -91,6 +91,7 @@ def test_commands_do_not_import_each_other() -> None:
             "app",
             "preflight",
             "ranks",
+            "repeat",
             "resume",
             "benchmark_input",
             "benchmark_memory",

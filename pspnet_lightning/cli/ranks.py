@@ -273,7 +273,7 @@ class Job:
 
     ``adopt`` the trainer once it is built: the other ranks start, and are waited for when it first needs them. On
     leaving, ranks that were started here are waited for, or ended if something was raised. Raises RankFailure where
-    another rank failed first.
+    another rank failed first. ``on_failure`` is told why before this process is ended because it did not notice.
     """
 
     def __init__(self, task: str) -> None:
@@ -282,6 +282,7 @@ class Job:
         self._store: dist.Store | None = _store_of_orders
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         self._over = threading.Event()
+        self.on_failure: Callable[[str], None] | None = None
 
     @property
     def leads(self) -> bool:
@@ -390,6 +391,8 @@ class Job:
             # Gloo notices that a peer has gone; NCCL, a lock or a long computation does not.
             if not self._over.wait(_GRACE):
                 print(f"error: {failure}", file=sys.stderr, flush=True)
+                if self.on_failure is not None:
+                    self.on_failure(failure)
                 os._exit(1)
             return
 

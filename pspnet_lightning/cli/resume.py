@@ -12,6 +12,9 @@ from omegaconf import OmegaConf
 
 from pspnet_lightning.checkpoint_io import latest_checkpoint
 
+# The words of the command as the user typed them, where sys.argv has others.
+typed: list[str] = []
+
 
 def checkpoint_to_resume(wanted: str | None, folder: Path) -> str | None:
     """``auto``: the last whole checkpoint of this run's folder, or None: from the start.
@@ -43,7 +46,7 @@ def run_name(ckpt_path: str | None) -> str:
     """
     if ckpt_path != "auto":
         return datetime.now().strftime("%Y-%m-%d/%H-%M-%S")
-    words = sorted(word for word in sys.argv[1:] if not re.match(r"\+*(hydra\.(?!sweeper)|ckpt_path=)", word))
+    words = sorted(word for word in typed or sys.argv[1:] if not re.match(r"\+*(hydra\.(?!sweeper)|ckpt_path=)", word))
     return f"auto/{hashlib.sha256(chr(0).join(words).encode()).hexdigest()[:12]}"
 
 

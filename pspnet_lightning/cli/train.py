@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import lightning as L
@@ -22,7 +23,8 @@ from pspnet_lightning.checkpoint_io import clear_parts
 from pspnet_lightning.cli.app import USER_ERRORS, explain
 from pspnet_lightning.cli.preflight import preflight
 from pspnet_lightning.cli.ranks import Job, match_devices, start
-from pspnet_lightning.cli.resume import checkpoint_to_resume
+from pspnet_lightning.cli.repeat import compare_weights, differences, repeating
+from pspnet_lightning.cli.resume import checkpoint_to_resume, typed
 from pspnet_lightning.config import as_plain, build, build_data, build_module, check_keys
 from pspnet_lightning.data import fingerprint
 from pspnet_lightning.data.transforms import as_size
@@ -33,7 +35,8 @@ from pspnet_lightning.record import RunRecord, last_line
 
 def main() -> None:
     """The console script."""
-    start("train", train)
+    with repeating("train"):
+        start("train", train)
 
 
 def train(cfg: DictConfig) -> float:
@@ -49,6 +52,7 @@ def train(cfg: DictConfig) -> float:
         _record(cfg, folder, leads=job.leads) as record,
         job,
     ):
+        job.on_failure = record.fail
         return _train(cfg, folder, record, job, preemption)
 
 
@@ -68,6 +72,9 @@ def _train(cfg: DictConfig, folder: Path, record: RunRecord, job: Job, preemptio
     data = build_data(cfg)
     if record.write:
         record.set_data(data.spec.name, fingerprint([data.split("train"), data.split("val")]))
+        if cfg.repeats:
+            for line in differences(Path(cfg.repeats), record.content, folder):
+                print(f"warning: {line}", flush=True)
     module = build_module(cfg, data.spec, data=data)
     # For the summary's operation counts: one crop.
     size = as_size(as_plain(cfg.data.crop_size))
@@ -102,6 +109,8 @@ def _train(cfg: DictConfig, folder: Path, record: RunRecord, job: Job, preemptio
         finish(loggers)
     value = _objective(trainer, cfg)
     record.set_objective(cfg.objective, value)
+    if cfg.repeats and record.write:
+        print(compare_weights(Path(cfg.repeats), folder), flush=True)
     return value
 
 
@@ -110,6 +119,7 @@ def _record(cfg: DictConfig, folder: Path, *, leads: bool) -> RunRecord:
     multirun = composed.mode == RunMode.MULTIRUN
     return RunRecord(
         folder,
+        command=[sys.argv[0], *typed] if typed else None,
         overrides=list(composed.overrides.task),
         job=composed.job.num if multirun else None,
         sweep=str(Path(composed.sweep.dir).resolve()) if multirun else None,
