@@ -96,6 +96,20 @@ class EvaluateConfig:
 
 
 @dataclass
+class ConvertConfig:
+    """The top level of ``convert.yaml``. ``model`` and ``augment`` are there because a data set may choose them."""
+
+    weights: str = "???"
+    source: str = "???"
+    output: str = "???"
+    bins: list[int] | None = None
+    data: dict[str, Any] = field(default_factory=dict)
+    model: dict[str, Any] = field(default_factory=dict)
+    augment: dict[str, Any] = field(default_factory=dict)
+    loss: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
 class ExportConfig:
     """The top level of ``export.yaml``."""
 
@@ -179,6 +193,7 @@ class BenchmarkModelConfig:
 PRIMARIES: dict[str, type] = {
     "train": TrainConfig,
     "evaluate": EvaluateConfig,
+    "convert": ConvertConfig,
     "export": ExportConfig,
     "predict": PredictConfig,
     "inspect": InspectConfig,

@@ -17,7 +17,7 @@ from typing import Any
 
 
 def main() -> None:
-    for name in ("train", "evaluate", "predict", "export", "inspect", "benchmark"):
+    for name in ("train", "evaluate", "predict", "convert", "export", "inspect", "benchmark"):
         importlib.import_module(f"pspnet_lightning.cli.{name}")
     for line in sys.stdin:
         request = json.loads(line)
