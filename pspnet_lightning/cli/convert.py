@@ -13,7 +13,8 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from pspnet_lightning.checkpoint import AtomicCheckpointIO, load
+from pspnet_lightning.checkpoint import load
+from pspnet_lightning.checkpoint_io import AtomicCheckpointIO
 from pspnet_lightning.cli.app import run
 from pspnet_lightning.config import as_plain, build_module, build_source, nearest
 from pspnet_lightning.data import DataSpec
