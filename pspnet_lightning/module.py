@@ -7,7 +7,7 @@ import math
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple, Self, TypedDict
 
 import lightning as L
 import numpy as np
@@ -21,6 +21,7 @@ from torchmetrics.aggregation import MeanMetric
 from pspnet_lightning.inference import SlidingWindow, predict_probabilities
 from pspnet_lightning.losses import REDUCTIONS, CrossEntropy, segmentation_loss
 from pspnet_lightning.metrics import ConfusionMatrix, SegmentationScores, scores
+from pspnet_lightning.models import PSPNet, prepare_for_inference
 from pspnet_lightning.upsampling import LowLogits
 
 OptimizerFactory = Callable[[nn.Module], Optimizer]
@@ -117,6 +118,15 @@ class SegmentationModule(L.LightningModule):
     def forward(self, image: Tensor) -> Any:
         """uint8 images (N, C, H, W) -> what the network answers: full-size logits (N, K, H, W) in eval mode."""
         return self.model(self.normalize(image))
+
+    def prepare_for_inference(self) -> Self:
+        """Exchanges the network for one that answers the same faster, and cannot be trained or saved; returns itself.
+
+        See ``pspnet_lightning.models.prepare_for_inference``. A network of another kind is left as it is.
+        """
+        if isinstance(self.model, PSPNet):
+            self.model = prepare_for_inference(self.model).to(memory_format=self.memory_format)
+        return self
 
     def _logits_for_loss(self, image: Tensor) -> Any:
         """``forward``, with ``LowLogits`` where both the network and the criterion know them."""

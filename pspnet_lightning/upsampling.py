@@ -35,7 +35,7 @@ class LowLogits(NamedTuple):
     def labels(self) -> Tensor:
         """The label map int64 (N, H, W): ``full().argmax(1)``, up to rounding where two classes tie."""
         labels = self.values.new_empty(len(self.values), *self.size, dtype=torch.long)
-        for images, rows, logits in _parts(self):
+        for images, rows, logits in parts(self):
             labels[images, rows] = logits.argmax(dim=-1)
         return labels
 
@@ -60,7 +60,7 @@ def sum_over_pixels(logits: LowLogits, target: Tensor, pixel_sum: PixelSum) -> T
 def sum_and_labels(logits: LowLogits, target: Tensor, pixel_sum: PixelSum) -> tuple[Tensor, Tensor]:
     """``sum_over_pixels`` and the label map int64 (N, H, W) in one pass, without gradients."""
     total, labels = None, torch.empty_like(target)
-    for images, rows, part in _parts(logits):
+    for images, rows, part in parts(logits):
         labels[images, rows] = part.argmax(dim=-1)
         share = pixel_sum(part.flatten(0, 2), target[images, rows].flatten())
         total = share if total is None else total + share
@@ -73,15 +73,15 @@ class _SumOverPixels(torch.autograd.Function):
     def forward(
         ctx: Any, values: Tensor, size: tuple[int, int], align_corners: bool, target: Tensor, pixel_sum: PixelSum
     ) -> Tensor:
-        parts, total = _parts(LowLogits(values, size, align_corners)), None
-        for images, rows, part in parts:
+        cut, total = parts(LowLogits(values, size, align_corners)), None
+        for images, rows, part in cut:
             with torch.enable_grad():
                 leaf = part.flatten(0, 2).requires_grad_()
                 share = pixel_sum(leaf, target[images, rows].flatten())
                 (gradient,) = torch.autograd.grad(share, leaf)
-            parts.collect(images, rows, gradient.view_as(part))
+            cut.collect(images, rows, gradient.view_as(part))
             total = share.detach() if total is None else total + share.detach()
-        ctx.save_for_backward(parts.gradient().to(values.dtype))
+        ctx.save_for_backward(cut.gradient().to(values.dtype))
         assert total is not None
         return total
 
@@ -186,7 +186,11 @@ class _Images(_Parts):
         return torch.cat(self.collected)
 
 
-def _parts(logits: LowLogits) -> _Parts:
+def parts(logits: LowLogits) -> _Parts:
+    """Cuts the up-sampled logits into parts that fit a cache: an iterable of (images, rows, logits (n, r, W, K)).
+
+    The two slices say where a part lies in (N, H). Float32 or wider, under autocast too, which is off meanwhile.
+    """
     if logits.values.device.type == "cpu":
         return _Bands(logits, _CPU_VALUES)
     return _Images(logits, _DEVICE_VALUES)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pspnet_lightning import upsampling
+from pspnet_lightning.inference import SlidingWindow, sliding_window
 from pspnet_lightning.losses import OHEM, CrossEntropy, segmentation_loss
 from pspnet_lightning.models import PSPNet
 from pspnet_lightning.module import SegmentationModule
@@ -35,7 +36,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Both ways of cutting, the accelerator's on this machine too, with large and with the smallest parts."""
     parts = upsampling._Bands if request.param in ("bands", "one row") else upsampling._Images
     values = 1 if request.param in ("one row", "image by image") else 500
-    monkeypatch.setattr(upsampling, "_parts", lambda logits: parts(logits, values))
+    monkeypatch.setattr(upsampling, "parts", lambda logits: parts(logits, values))
     return request.param
 
 
@@ -160,6 +161,29 @@ def test_module_validates_and_predicts_as_by_full_logits(criterion: torch.nn.Mod
     assert torch.equal(answered, logits.argmax(1))
     assert float(module.val_loss.compute()) == pytest.approx(float(criterion(logits, group["label"])), rel=1e-6)
     assert (module.predict(image) == logits.argmax(1)[0].numpy()).all()
+
+
+def test_a_prepared_module_answers_the_same() -> None:
+    module = SegmentationModule(small_model(), CrossEntropy(), num_classes=5, mean=(0.0,) * 3, std=(50.0,) * 3)
+    image = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
+    protocol = SlidingWindow(49)
+    before = [module.predict(image), module.predict(image, protocol), module.predict_probabilities(image, protocol)]
+    assert module.prepare_for_inference() is module
+    after = [module.predict(image), module.predict(image, protocol), module.predict_probabilities(image, protocol)]
+    assert np.abs(after[2] - before[2]).max() < 1e-5
+    assert (after[0] == before[0]).mean() > 0.999
+    assert (after[1] == before[1]).mean() > 0.999
+
+
+@pytest.mark.parametrize("flip", [True, False])
+def test_windows_over_low_logits_are_those_over_full_ones(flip: bool) -> None:
+    network = small_model().eval()
+    image = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
+    options = {"crop_size": (49, 40), "flip": flip, "mean": (0.0,) * 3, "std": (50.0,) * 3, "scales": (0.8, 1.3)}
+    low = sliding_window(network, image, **options)
+    full = sliding_window(lambda x: network(x), image, **options)
+    assert float((low - full).abs().max()) < 1e-5
+    assert low.is_contiguous() or low.permute(1, 2, 0).is_contiguous()
 
 
 def test_ohem_takes_low_logits_whole() -> None:

@@ -1,7 +1,9 @@
 """Sliding-window prediction as the official code does it (hszhao/semseg, tool/test.py), on the device, in row bands.
 
 Memory: besides the (K, H, W) result, one band of the scaled image's probabilities, (K, crop, W'), what resizing it
-takes, and the crops' own logits and probabilities. With W' the scaled width, n crops a batch, float32, in bytes at most
+takes, and the crops' own logits and probabilities; of a network that answers ``LowLogits``, as PSPNet does, only parts
+of these. The classes lie innermost in memory: softmax and sums run over it as it lies. With W' the scaled width, n
+crops a batch, float32, in bytes at most
 
     4 K (H W + 4 crop max(W, W') + 6 n crop^2) + the network's own activations.
 
@@ -10,6 +12,7 @@ takes, and the crops' own logits and probabilities. With W' the scaled width, n 
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -21,6 +24,7 @@ from torch import Tensor, nn
 
 from pspnet_lightning.inference.protocol import SlidingWindow
 from pspnet_lightning.inference.rows import RowResizer, resize
+from pspnet_lightning.upsampling import LowLogits, parts
 
 Network = Callable[[Tensor], Tensor]
 
@@ -74,17 +78,18 @@ def predict_probabilities(
     pixels = _as_chw(image, device or _device_of(network), len(mean))
     height, width = pixels.shape[1:]
     result: Tensor | None = None
-    for scale in protocol.scales:
+    for number, scale in enumerate(protocol.scales):
         size = protocol.scaled_size(height, width, scale)
         scaled = resize(pixels.float()[None], size)[0]
         rows = RowResizer(size[0], height, width)
         for band in _bands(network, partial(_cut, scaled), size, protocol, mean, std):
             top, finished = rows.push(band)
             if result is None:
-                result = finished.new_zeros(finished.shape[0], height, width)
-            result[:, top : top + finished.shape[1]] += finished
+                result = finished.new_empty(height, width, finished.shape[0]).permute(2, 0, 1)
+            place = result[:, top : top + finished.shape[1]]
+            _ = place.copy_(finished) if number == 0 else place.add_(finished)
     assert result is not None
-    return result.div_(len(protocol.scales))
+    return result.div_(len(protocol.scales)) if len(protocol.scales) > 1 else result
 
 
 @torch.inference_mode()
@@ -144,6 +149,7 @@ def _bands(
     columns = torch.zeros(padded_w)
     for left in lefts:
         columns[left : left + crop_w] += 1
+    answer = _answering(network)
     total: Tensor | None = None
     counts = torch.zeros(crop_h)
     for number, top in enumerate(tops):
@@ -151,10 +157,11 @@ def _bands(
         for first in range(0, len(lefts), protocol.batch_size):
             chosen = lefts[first : first + protocol.batch_size]
             crops = torch.stack([strip[:, :, left : left + crop_w] for left in chosen])
-            for left, probabilities in zip(chosen, _probabilities(network, crops, protocol.flip), strict=True):
-                if total is None:
-                    total = probabilities.new_zeros(len(probabilities), crop_h, padded_w)
-                total[:, :, left : left + crop_w] += probabilities
+            batch = torch.cat([crops, crops.flip(3)]) if protocol.flip else crops
+            logits = answer(batch.contiguous(memory_format=torch.channels_last))
+            if total is None:
+                total = _zeros_of(logits, crop_h, padded_w)
+            _add_probabilities(total, logits, chosen, (crop_h, crop_w), protocol.flip)
         counts += 1
         assert total is not None
         last = number + 1 == len(tops)
@@ -201,17 +208,39 @@ def _strip(
     return F.pad(normalised, (pad_left, padded_w - pad_left - pixels.shape[2], above, below))
 
 
-def _probabilities(network: Network, crops: Tensor, flip: bool) -> Tensor:
-    """Softmax of the logits (N, K, h, w), averaged with the mirrored crop's; float32."""
-    batch = torch.cat([crops, crops.flip(3)]) if flip else crops
-    logits = network(batch.contiguous(memory_format=torch.channels_last)).float()
-    if logits.shape[2:] != crops.shape[2:]:
-        logits = F.interpolate(logits, crops.shape[2:], mode="bilinear", align_corners=True)
-    probabilities = logits.softmax(dim=1)
-    if not flip:
-        return probabilities
-    straight, mirrored = probabilities.chunk(2)
-    return (straight + mirrored.flip(3)).div_(2)
+def _answering(network: Network) -> Callable[[Tensor], Tensor | LowLogits]:
+    """The network as it answers ``LowLogits``, if it can."""
+    if isinstance(network, nn.Module) and "upsample" in inspect.signature(network.forward).parameters:
+        return partial(network, upsample=False)
+    return network
+
+
+def _zeros_of(logits: Tensor | LowLogits, height: int, width: int) -> Tensor:
+    """Float32 zeros (K, height, width), the classes innermost in memory."""
+    like = logits.values if isinstance(logits, LowLogits) else logits
+    return torch.zeros(height, width, like.shape[1], device=like.device).permute(2, 0, 1)
+
+
+def _add_probabilities(
+    total: Tensor, logits: Tensor | LowLogits, lefts: Sequence[int], crop: tuple[int, int], flip: bool
+) -> None:
+    """Adds the softmax of each crop's logits, averaged with its mirror image's, to ``total`` where the crop lies.
+
+    With ``flip`` the second half of the batch are the mirrored crops.
+    """
+    if isinstance(logits, Tensor) and tuple(logits.shape[2:]) != crop:
+        logits = LowLogits(logits, crop, True)
+    share = 0.5 if flip else 1.0
+    for images, rows, part in _cut_full(logits) if isinstance(logits, Tensor) else parts(logits):
+        for image, probabilities in enumerate(part.softmax(dim=-1), start=images.start):
+            left = lefts[image % len(lefts)]
+            straight = probabilities.flip(1) if image >= len(lefts) else probabilities
+            total[:, rows, left : left + crop[1]].add_(straight.permute(2, 0, 1), alpha=share)
+
+
+def _cut_full(logits: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
+    for image in range(len(logits)):
+        yield slice(image, image + 1), slice(0, logits.shape[2]), logits[image : image + 1].float().permute(0, 2, 3, 1)
 
 
 def _as_chw(image: np.ndarray | Tensor, device: torch.device | str, channels: int) -> Tensor:

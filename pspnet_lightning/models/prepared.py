@@ -27,23 +27,15 @@ def prepare_for_inference(model: PSPNet, dtype: torch.dtype = torch.float32) -> 
         raise ValueError(f"dtype={dtype!r} must be a floating-point torch.dtype")
     prepared = fold_batchnorm(model)
     head = prepared.head
-    transform = dtype in (torch.float32, torch.float64)
     if head.execution == "exact":
         # Its own dense tensor: a slice would be copied at every call.
-        head.own_conv = _sliced(head.conv, head.in_channels)
-    for parent in list(prepared.modules()) if transform else ():
+        head.own_conv = WinogradConv2d(head.conv.weight[:, : head.in_channels], head.conv.bias)
+    # In half precision only the head's, a quarter of all products: one layer's larger rounding is not felt, all are.
+    for parent in list(prepared.modules()) if dtype in (torch.float32, torch.float64) else ():
         for name, module in list(parent.named_children()):
             if isinstance(module, nn.Conv2d) and module is not head.conv and _worth_transforming(module):
                 setattr(parent, name, WinogradConv2d(module.weight, module.bias, dilation=module.dilation[0]))
     return prepared.to(dtype).to(memory_format=torch.channels_last).requires_grad_(False).eval()
-
-
-def _sliced(conv: nn.Conv2d, channels: int) -> nn.Conv2d:
-    part = nn.Conv2d(channels, conv.out_channels, 3, padding=1, bias=conv.bias is not None)
-    part.weight = nn.Parameter(conv.weight[:, :channels].detach().clone(memory_format=torch.channels_last))
-    if conv.bias is not None:
-        part.bias = nn.Parameter(conv.bias.detach().clone())
-    return part
 
 
 def _worth_transforming(module: nn.Conv2d) -> bool:

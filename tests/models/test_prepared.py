@@ -55,6 +55,17 @@ def test_where_winograd_would_lose_or_has_no_gradient_it_is_the_direct_convoluti
     assert conv.double()(x.double()).dtype == torch.float64
 
 
+def test_its_bfloat16_error_is_about_twice_the_direct_convolutions() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, weight = torch.randn(1, 512, 12, 12, generator=generator).relu(), torch.randn(32, 512, 3, 3, generator=generator)
+    exact = F.conv2d(x.double(), weight.double(), padding=1)
+    direct = F.conv2d(x.bfloat16(), weight.bfloat16(), padding=1)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        answered = WinogradConv2d(weight, None).bfloat16()(x.bfloat16())
+    assert not torch.equal(answered, direct)
+    assert difference(answered.double(), exact) < 3 * difference(direct.double(), exact) < 0.02
+
+
 def test_its_float32_error_is_not_above_the_direct_convolutions() -> None:
     generator = torch.Generator().manual_seed(0)
     x, weight = (torch.randn(*shape, generator=generator) for shape in ((1, 256, 30, 30), (64, 256, 3, 3)))
@@ -101,7 +112,9 @@ def test_prepared_equals_the_model(options: dict[str, object], dtype: torch.dtyp
 def test_half_precision_under_autocast() -> None:
     network = model()
     prepared = prepare_for_inference(network, torch.bfloat16)
-    assert not any(isinstance(module, WinogradConv2d) for module in prepared.modules())
+    assert [name for name, module in prepared.named_modules() if isinstance(module, WinogradConv2d)] == [
+        "head.own_conv"
+    ]
     assert {parameter.dtype for parameter in prepared.parameters()} == {torch.bfloat16}
     x = torch.randn(2, 3, 65, 81, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
