@@ -6,6 +6,7 @@ list, folder, environment, standard output and exit code. Requests and answers a
 
 from __future__ import annotations
 
+import glob
 import importlib
 import json
 import os
@@ -13,6 +14,7 @@ import signal
 import sys
 import time
 import traceback
+from pathlib import Path
 from typing import Any
 
 
@@ -24,19 +26,50 @@ def main() -> None:
         child = os.fork()
         if child == 0:
             run(request)
-        print(json.dumps({"returncode": wait(child, request["timeout"])}), flush=True)
+        print(json.dumps({"returncode": wait(child, request["timeout"], request.get("kill"))}), flush=True)
 
 
-def wait(child: int, timeout: float) -> int:
-    deadline = time.monotonic() + timeout
-    while time.monotonic() < deadline:
+def wait(child: int, timeout: float, kill: dict[str, Any] | None) -> int:
+    """The child's exit code. ``kill``: SIGKILL for ``who`` (its group, itself, or its rank 1) at one moment.
+
+    The moment is ``after`` seconds, or the ``count``-th time that a checkpoint is being written in ``folder``.
+    """
+    started = time.monotonic()
+    written: set[str] = set()
+    while time.monotonic() < started + timeout:
         finished, status = os.waitpid(child, os.WNOHANG)
         if finished:
             return os.waitstatus_to_exitcode(status)
-        time.sleep(0.01)
+        if kill is None:
+            time.sleep(0.01)
+            continue
+        time.sleep(0.001)
+        if "after" in kill:
+            due = time.monotonic() >= started + kill["after"]
+        else:
+            # A file of the same name is another one once it has been away.
+            present = set(glob.glob(f"{kill['folder']}/.*.part"))
+            kill["count"] -= len(present - written)
+            written = present
+            due = kill["count"] <= 0
+        if due and (victim := {"group": -child, "main": child}.get(kill["who"]) or rank_1(child)):
+            os.kill(victim, signal.SIGKILL) if victim > 0 else os.killpg(-victim, signal.SIGKILL)
+            kill = None
     os.killpg(child, signal.SIGKILL)
     os.waitpid(child, 0)
     return -signal.SIGKILL
+
+
+def rank_1(child: int) -> int | None:
+    """The process of rank 1, once there is one."""
+    for file in glob.glob(f"/proc/{child}/task/*/children"):
+        for process in Path(file).read_text().split():
+            try:
+                if "rank_process" in Path(f"/proc/{process}/cmdline").read_text():
+                    return int(process)
+            except OSError:
+                continue
+    return None
 
 
 def run(request: dict[str, Any]) -> None:

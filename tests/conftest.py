@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -56,7 +57,12 @@ def command(command_server: subprocess.Popen[str], tmp_path: Path, tmp_path_fact
     said = tmp_path_factory.mktemp("said")
 
     def run(
-        name: str, *arguments: str, timeout: float = 240, at: str = ".", **environment: str
+        name: str,
+        *arguments: str,
+        timeout: float = 240,
+        at: str = ".",
+        kill: dict[str, Any] | None = None,
+        **environment: str,
     ) -> subprocess.CompletedProcess[str]:
         request = {
             "command": name,
@@ -66,6 +72,7 @@ def command(command_server: subprocess.Popen[str], tmp_path: Path, tmp_path_fact
             "stdout": str(said / "stdout"),
             "stderr": str(said / "stderr"),
             "timeout": timeout,
+            "kill": kill,
         }
         assert command_server.stdin is not None
         assert command_server.stdout is not None

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import re
 import time
 from pathlib import Path
 
 import pytest
-import torch
 from conftest import SMALL, Run
+from same_run import assert_same_run, assert_same_weights, rows
 
 from pspnet_lightning.checkpoint import read_checkpoint
 from pspnet_lightning.record import read_record
@@ -28,33 +27,6 @@ ARGUMENTS = [
     "callbacks.pictures=null",
     "callbacks.summary=null",
 ]
-# What depends on the clock.
-MEASURED = ("images_per_second", "data_wait")
-
-
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    content = read_checkpoint(run / "checkpoints" / "last.ckpt")
-    assert content["global_step"] == 18
-    return content["state_dict"]
-
-
-def rows(run: Path) -> list[dict[str, str]]:
-    with (run / "metrics.csv").open(newline="") as file:
-        return [
-            {key: value for key, value in row.items() if key not in MEASURED and value} for row in csv.DictReader(file)
-        ]
-
-
-def assert_same_weights(first: Path, second: Path) -> None:
-    expected, found = weights(first), weights(second)
-    assert expected.keys() == found.keys()
-    assert [key for key in expected if not torch.equal(expected[key], found[key])] == []
-
-
-def assert_same_run(first: Path, second: Path) -> None:
-    assert_same_weights(first, second)
-    assert rows(first) == rows(second)
-    assert (first / "results.json").read_text() == (second / "results.json").read_text()
 
 
 def succeeded(result: object) -> str:
