@@ -94,8 +94,7 @@ class MetricsFile(Logger):
             )
         earlier = earlier[:rows]
         self.count, self._begun = len(earlier), True
-        self._columns = sorted({name for row in earlier for name in row})
-        self._rewrite(earlier)
+        self._rewrite(earlier, sorted({name for row in earlier for name in row}))
 
     def _begin(self) -> None:
         if self._begun:
@@ -111,9 +110,7 @@ class MetricsFile(Logger):
     def _append(self) -> None:
         columns = sorted({*self._columns, *(name for row in self._pending for name in row)})
         if columns != self._columns:
-            earlier = _read(self.path)
-            self._columns = columns
-            self._rewrite([*earlier, *self._pending])
+            self._rewrite([*_read(self.path), *self._pending], columns)
             self._pending = []
             return
         before = self.path.stat().st_size
@@ -125,17 +122,18 @@ class MetricsFile(Logger):
             raise
         self._pending = []
 
-    def _rewrite(self, rows: list[dict[str, Any]]) -> None:
+    def _rewrite(self, rows: list[dict[str, Any]], columns: list[str]) -> None:
         part = self.path.with_name(f".{self.path.name}.part")
         try:
             with part.open("w", newline="") as file:
-                writer = csv.DictWriter(file, self._columns)
+                writer = csv.DictWriter(file, columns)
                 writer.writeheader()
                 writer.writerows(rows)
             os.replace(part, self.path)
         except OSError:
             part.unlink(missing_ok=True)
             raise
+        self._columns = columns
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

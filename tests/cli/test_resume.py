@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,8 +12,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import Run
 
 from pspnet_lightning.checkpoint import read_checkpoint
+from pspnet_lightning.cli.resume import run_name
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -83,3 +86,28 @@ def test_killed_in_mid_epoch_and_resumed_ends_with_the_same_weights(tmp_path: Pa
     assert expected.keys() == resumed.keys()
     different = [key for key in expected if not torch.equal(expected[key], resumed[key])]
     assert different == []
+
+
+def test_the_same_command_has_the_same_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    def name(*words: str, ckpt_path: str | None = "auto") -> str:
+        monkeypatch.setattr(sys, "argv", ["train.py", *words])
+        return run_name(ckpt_path)
+
+    expected = name("seed=1", "model=pspnet18", "ckpt_path=auto")
+    assert re.fullmatch(r"auto/[0-9a-f]{12}", expected)
+    assert name("ckpt_path=auto", "model=pspnet18", "hydra.job.chdir=false", "seed=1") == expected
+    others = {name("seed=2", "model=pspnet18"), name("-m", "seed=1", "model=pspnet18"), name("seed=1"), expected}
+    assert len(others) == 4
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d/\d\d-\d\d-\d\d", name("seed=1", ckpt_path=None))
+
+
+def test_auto_finds_its_folder_again(command: Run, tmp_path: Path) -> None:
+    options = [*ARGUMENTS, "data.num_workers=0", "data.epochs=1", "callbacks.summary=null"]
+    assert command("train", *options, "ckpt_path=auto").returncode == 0
+    said = command("train", "ckpt_path=auto", *options).stdout
+    (run,) = tmp_path.glob("runs/auto/*")
+    assert f"resuming from {run}/checkpoints/last.ckpt" in said
+    swept = [*options, "model.bins=[],[1]", "ckpt_path=auto", "-m"]
+    assert command("train", *swept).returncode == 0
+    assert command("train", *swept).stdout.count("resuming from ") == 2
+    assert len(list(tmp_path.glob("runs/auto/*/[01]/run.json"))) == 2
