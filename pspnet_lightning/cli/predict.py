@@ -14,7 +14,6 @@ import cv2
 import numpy as np
 import torch
 from omegaconf import DictConfig
-from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -79,15 +78,6 @@ class _Reader:
         self.channels, self.bands = channels, bands
         self.read = image_reader(channels, bands)
 
-    def size(self, path: Path) -> tuple[int, int]:
-        if path.suffix.lower() in TIFF_TAILS:
-            return image_size(path)
-        try:
-            with Image.open(path) as file:
-                return file.height, file.width
-        except (OSError, Image.DecompressionBombError):
-            return 0, 0  # reading it will say what is wrong
-
 
 def _reader(config: dict[str, Any], spec: Any) -> _Reader:
     bands = config["data"].get("bands")
@@ -124,9 +114,10 @@ class _Work:
         """The image; None for a video and for a TIFF that is read row by row."""
         if source.is_video:
             return None
-        height, width = self.reader.size(source.path)
-        if height * width > self.stream_above and source.path.suffix.lower() in TIFF_TAILS:
-            return None
+        if source.path.suffix.lower() in TIFF_TAILS:
+            height, width = image_size(source.path)
+            if height * width > self.stream_above:
+                return None
         return self.reader.read(source.path)
 
     def _one(self, source: Input, image: np.ndarray | None, report: Callable[[float], None]) -> None:

@@ -7,7 +7,8 @@ crops a batch, float32, in bytes at most
 
     4 K (H W + 4 crop max(W, W') + 6 n crop^2) + the network's own activations.
 
-``label_rows`` needs no (K, H, W): it hands over finished rows, so an aerial tile of any height streams through.
+``label_rows`` needs no (K, H, W): it hands over finished rows, so an aerial tile of any height streams through, in at
+most 4 K (2 crop W + 6 n crop^2) + 16 C crop W bytes for C channels, and the network's own activations.
 """
 
 from __future__ import annotations

@@ -11,6 +11,9 @@ from pspnet_lightning.data.submission import png_names
 
 VIDEO_TAILS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
 
+# The folders that outputs are written to.
+KINDS = ("index", "overlay", "probabilities")
+
 
 @dataclass(frozen=True)
 class Input:
@@ -28,7 +31,8 @@ def find_inputs(pattern: str, output: Path) -> list[Input]:
     """The images and videos of a file, a folder (at any depth) or a glob pattern, in the order of their names.
 
     Outputs are named like the inputs below the folder, or below what the pattern's matches share; the suffix stays in
-    the name where two would be equal. Files in ``output`` are none. Raises FileNotFoundError where there is nothing.
+    the name where two would be equal. What was written to ``output`` is no input. Raises FileNotFoundError where
+    there is nothing.
     """
     path = Path(pattern).expanduser()
     if path.is_file():
@@ -40,14 +44,14 @@ def find_inputs(pattern: str, output: Path) -> list[Input]:
     else:
         raise FileNotFoundError(f"input={pattern!r}: there is no such file or folder")
     tails = (*IMAGE_TAILS, *VIDEO_TAILS)
-    inside = output.resolve()
+    written = {output.resolve() / kind for kind in KINDS}
     chosen = [
         file
         for file in found
         if file.suffix.lower() in tails
         and not file.name.startswith(".")
         and file.is_file()
-        and inside not in file.resolve().parents
+        and written.isdisjoint(file.resolve().parents)
     ]
     if not chosen:
         raise FileNotFoundError(f"input={pattern!r}: there is no image or video ({', '.join(tails)})")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -96,6 +97,15 @@ def test_a_folder_becomes_index_maps_overlays_and_probabilities(
     assert stored["classes"].tolist() == ["a", "b", "c"]
     assert np.abs(stored["probabilities"].sum(0) - 1).max() < 2e-3
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best.ckpt", "in", "out", "set"], "nothing stray"
+
+
+def test_what_was_written_is_no_input(command: Run, module: SegmentationModule, folder: Path) -> None:
+    for output in ("in", "in/out"):
+        arguments = ["checkpoint=best.ckpt", "device=cpu", "input=in", f"output={output}"]
+        assert "; 3 inputs\n" in command("predict", *arguments).stdout
+        assert "; 3 inputs, 3 of them done already\n" in command("predict", *arguments).stdout
+        for kind in ("index", "overlay"):
+            shutil.rmtree(folder / kind, ignore_errors=True)
 
 
 @pytest.mark.parametrize("pattern", ["in/sub/b.png", "'in/*/b.png'", "'in/**/b.*'"])
