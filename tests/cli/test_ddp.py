@@ -120,6 +120,7 @@ def test_an_error_of_rank_1_alone_is_said_once_and_ends_all(command: Run, small_
         "train",
         *list_arguments(small_list),
         "data.check=0",
+        "data.batch_size=4",
         "trainer.devices=2",
         "hydra.run.dir=run",
         MARK=str(tmp_path),
@@ -319,7 +320,10 @@ def test_two_ranks_killed_in_mid_epoch_and_resumed_end_with_the_same_weights(tmp
 
 @pytest.mark.slow
 def test_ranks_end_when_rank_0_is_killed(tmp_path: Path) -> None:
-    words = [sys.executable, *train_words("trainer.devices=2", "data.epochs=500", "hydra.run.dir=run")]
+    words = [
+        sys.executable,
+        *train_words("trainer.devices=2", "data.epochs=500", "hydra.run.dir=run", "+callbacks.probe.dirpath=p"),
+    ]
     process = start(tmp_path, words, PSPNET_TEST=str(tmp_path))
     mark = f"PSPNET_TEST={tmp_path}"
     deadline = time.monotonic() + 120
