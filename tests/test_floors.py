@@ -90,6 +90,7 @@ def test_commands_do_not_import_each_other() -> None:
         assert others <= {
             "app",
             "preflight",
+            "job",
             "ranks",
             "repeat",
             "resume",

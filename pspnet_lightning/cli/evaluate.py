@@ -15,8 +15,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from pspnet_lightning.callbacks import EvaluationReport, SavePredictions, progress_bar
 from pspnet_lightning.checkpoint import read_checkpoint, rebuild, spec_of
+from pspnet_lightning.cli.job import Job
 from pspnet_lightning.cli.protocol import build_protocol, sha256_of, shown_protocol
-from pspnet_lightning.cli.ranks import Job, match_devices, start
+from pspnet_lightning.cli.ranks import match_devices, start
 from pspnet_lightning.config import as_plain, build, build_source, nearest, split_data_node
 from pspnet_lightning.data import DataSpec, EvalTransform
 from pspnet_lightning.data.submission import prediction_files

@@ -21,8 +21,9 @@ from pspnet_lightning.callbacks.preemption import Preempted, Preemption
 from pspnet_lightning.checkpoint import load_weights, read_checkpoint
 from pspnet_lightning.checkpoint_io import clear_parts
 from pspnet_lightning.cli.app import USER_ERRORS, explain
+from pspnet_lightning.cli.job import Job
 from pspnet_lightning.cli.preflight import preflight
-from pspnet_lightning.cli.ranks import Job, match_devices, start
+from pspnet_lightning.cli.ranks import match_devices, start
 from pspnet_lightning.cli.repeat import compare_weights, differences, repeating
 from pspnet_lightning.cli.resume import checkpoint_to_resume, typed
 from pspnet_lightning.config import as_plain, build, build_data, build_module, check_keys
