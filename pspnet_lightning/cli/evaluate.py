@@ -59,7 +59,7 @@ def _evaluate(cfg: DictConfig, job: Job) -> float:
         )
     # The other data set's classes by name and colour; what the network was trained on stays as it is.
     spec = replace(split.spec, mean=trained.mean, std=trained.std)
-    module = rebuild(content, cfg.checkpoint, model=_model_overrides(cfg), spec=spec)
+    module = rebuild(content, cfg.checkpoint, model=_model_overrides(cfg), spec=spec).prepare_for_inference()
     protocol = build_protocol(cfg.evaluation, config, spec.name)
     module.protocol = None if protocol.is_one_pass else protocol
     record = {

@@ -46,7 +46,7 @@ def predict(cfg: DictConfig) -> None:
     spec = spec_of(content)
     protocol = build_protocol(cfg.evaluation, config, spec.name)
     inputs = find_inputs(cfg.input, Path(cfg.output))
-    module = rebuild(content, cfg.checkpoint)
+    module = rebuild(content, cfg.checkpoint).prepare_for_inference()
     predictor = Predictor(module, protocol, trained_crop(config), device=cfg.device, precision=cfg.precision)
     settings = {
         "checkpoint": sha256_of(cfg.checkpoint),
