@@ -220,9 +220,9 @@ def test_broken_data(command: Run, small_list: Path, tmp_path: Path, kind: str, 
     assert "Traceback" not in result.stderr + result.stdout
     assert result.stderr.count("error: ") >= 1
     assert re.search(broken.message, result.stderr, re.DOTALL), result.stderr
-    # Nothing half-written: the resolved config and the log at most.
+    # Nothing half-written: the resolved config, the record that says "failed" and the log at most.
     left = {path.name for path in (tmp_path / "run").rglob("*") if path.is_file() and ".hydra" not in path.parts}
-    assert left <= {"config.yaml", "train.log", "metrics.csv"}, left
+    assert left <= {"config.yaml", "run.json", "diff.patch", "train.log", "metrics.csv"}, left
 
 
 def test_more_than_forty_kinds() -> None:
