@@ -60,15 +60,15 @@ def expected(command: Run, tmp_path: Path, undisturbed: dict[str, Path]):
 
 PLACES = [
     # (where the signal comes, the step at which the run stops, other arguments)
-    ({"where": "batch", "step": 3}, 3, []),
+    pytest.param({"where": "batch", "step": 3}, 3, [], marks=pytest.mark.slow),
     ({"where": "batch", "step": 5}, 5, []),  # the epoch's last batch is next
-    ({"where": "batch", "step": 6}, 6, []),  # before the epoch's validation
+    pytest.param({"where": "batch", "step": 6}, 6, [], marks=pytest.mark.slow),  # before the epoch's validation
     ({"where": "validation", "step": 12, "val_batch": 1}, 12, []),
-    ({"where": "epoch_end", "step": 6}, 6, []),
-    ({"where": "batch", "step": 18}, 18, []),
+    pytest.param({"where": "epoch_end", "step": 6}, 6, [], marks=pytest.mark.slow),
+    pytest.param({"where": "batch", "step": 18}, 18, [], marks=pytest.mark.slow),
     # Two batches make a step, and a validation in mid-epoch.
     ({"where": "batch", "step": 4}, 4, ["trainer.accumulate_grad_batches=2", "data.batch_size=2"]),
-    ({"where": "batch", "step": 3}, 3, ["trainer.val_check_interval=0.5"]),
+    pytest.param({"where": "batch", "step": 3}, 3, ["trainer.val_check_interval=0.5"], marks=pytest.mark.slow),
     ({"where": "validation", "step": 9, "val_batch": 2}, 9, ["trainer.val_check_interval=0.5"]),
 ]
 
@@ -93,6 +93,7 @@ def test_a_preempted_run_goes_on_exactly(
     assert read_record(run)["attempts"] == 2
 
 
+@pytest.mark.slow
 def test_with_averaged_weights_a_validation_is_finished_first(command: Run, expected, tmp_path: Path) -> None:
     averaging = ["callbacks=ema", "callbacks.pictures=null", "callbacks.summary=null"]
     options = [*ARGUMENTS, *averaging, "hydra.run.dir=run", "ckpt_path=auto"]
@@ -256,6 +257,7 @@ def test_a_rank_that_is_killed_takes_the_job_down(command: Run, tmp_path: Path) 
     assert left_over(run) == []
 
 
+@pytest.mark.slow
 def test_a_rank_that_raises_takes_the_job_down(command: Run, tmp_path: Path) -> None:
     raising = ["+callbacks.fault._target_=faulty.RaiseAt", "+callbacks.fault.step=4", "+callbacks.fault.rank=1"]
     done = command("train", *RANKS, *raising)
@@ -265,6 +267,7 @@ def test_a_rank_that_raises_takes_the_job_down(command: Run, tmp_path: Path) -> 
     assert left_over(tmp_path / "run") == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "place",
     # Rank 1 alone is signalled; in a validation the ranks compare notes at every eighth batch.
