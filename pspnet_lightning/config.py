@@ -39,6 +39,15 @@ class CheckpointConfig:
 
 
 @dataclass
+class SweepConfig:
+    """How the jobs of a sweep go together; see ``cli/sweep.py``."""
+
+    resume: bool = False
+    stop_on_error: bool = False
+    direction: str = "maximize"
+
+
+@dataclass
 class TrainConfig:
     """The top level of ``train.yaml``. A key that is not here is an error."""
 
@@ -60,6 +69,7 @@ class TrainConfig:
     channels_last: bool = True
     float32_matmul_precision: str = "highest"
     objective: str = "val/miou"
+    sweep: SweepConfig = field(default_factory=SweepConfig)
 
 
 @dataclass

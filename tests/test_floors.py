@@ -85,8 +85,8 @@ def test_imports(path: Path) -> None:
 def test_commands_do_not_import_each_other() -> None:
     for path in (PACKAGE / "cli").glob("*.py"):
         others = {name.split(".")[2] for name in imports(path) if name.startswith("pspnet_lightning.cli.")}
-        # Parts of a command: what train looks for first, the processes that it runs in, what benchmark measures, how
-        # evaluate and predict predict.
+        # Parts of a command: what train looks for first, the processes and the sweep that it runs in, what benchmark
+        # measures, how evaluate and predict predict.
         assert others <= {
             "app",
             "preflight",
@@ -94,6 +94,8 @@ def test_commands_do_not_import_each_other() -> None:
             "ranks",
             "repeat",
             "resume",
+            "sweep",
+            "optuna_sweeper",
             "benchmark_input",
             "benchmark_memory",
             "benchmark_model",

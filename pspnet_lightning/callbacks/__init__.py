@@ -5,11 +5,13 @@ from pspnet_lightning.callbacks.evaluation import EvaluationReport, SavePredicti
 from pspnet_lightning.callbacks.loggers import csv_logger, tensorboard_logger, wandb_logger
 from pspnet_lightning.callbacks.pictures import ValidationPictures
 from pspnet_lightning.callbacks.progress import EpochLines, Throughput, progress_bar
+from pspnet_lightning.callbacks.pruning import MedianPruning
 from pspnet_lightning.callbacks.report import RunReport
 
 __all__ = [
     "EpochLines",
     "EvaluationReport",
+    "MedianPruning",
     "RunCheckpoint",
     "RunReport",
     "SavePredictions",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from pathlib import Path
@@ -20,12 +21,14 @@ from pspnet_lightning.callbacks.metrics_file import MetricsFile, RowsInCheckpoin
 from pspnet_lightning.callbacks.preemption import Preempted, Preemption
 from pspnet_lightning.checkpoint import load_weights, read_checkpoint
 from pspnet_lightning.checkpoint_io import clear_parts
+from pspnet_lightning.cli import optuna_sweeper
 from pspnet_lightning.cli.app import USER_ERRORS, explain
 from pspnet_lightning.cli.job import Job
 from pspnet_lightning.cli.preflight import preflight
 from pspnet_lightning.cli.ranks import match_devices, start
 from pspnet_lightning.cli.repeat import compare_weights, differences, repeating
 from pspnet_lightning.cli.resume import checkpoint_to_resume, typed
+from pspnet_lightning.cli.sweep import reported, run_job
 from pspnet_lightning.config import as_plain, build, build_data, build_module, check_keys
 from pspnet_lightning.data import fingerprint
 from pspnet_lightning.data.transforms import as_size
@@ -36,8 +39,14 @@ from pspnet_lightning.record import RunRecord, last_line
 
 def main() -> None:
     """The console script."""
-    with repeating("train"):
-        start("train", train)
+    optuna_sweeper.register()
+    with repeating("train"), reported():
+        start("train", one_job)
+
+
+def one_job(cfg: DictConfig) -> float:
+    """What Hydra calls: ``train``, and around it what a job of a sweep needs."""
+    return run_job(cfg, train)
 
 
 def train(cfg: DictConfig) -> float:
@@ -86,6 +95,12 @@ def _train(cfg: DictConfig, folder: Path, record: RunRecord, job: Job, preemptio
     if cfg.compile:
         module.model.compile()
     callbacks = [build(node, f"callbacks.{name}") for name, node in cfg.callbacks.items() if node]
+    callbacks.append(
+        LambdaCallback(
+            # A misspelt objective is not told after days of training.
+            on_validation_end=lambda trainer, _: _require_objective(trainer, cfg.objective),
+        )
+    )
     loggers = [build(node, f"logger.{name}") for name, node in cfg.logger.items() if node]
     callbacks += [RowsInCheckpoints(logger) for logger in loggers if isinstance(logger, MetricsFile)]
     callbacks += [LambdaCallback(on_train_epoch_end=lambda *_: record.beat()), preemption]
@@ -141,7 +156,7 @@ def _fit_and_report(
     preemption: Preemption,
 ) -> None:
     if trainer.is_global_zero:
-        OmegaConf.save(OmegaConf.create(as_plain(cfg)), folder / "config.yaml")
+        _save_config(cfg, folder / "config.yaml")
         log_config(trainer, as_plain(cfg))
         print(f"data {data.spec.name}, {data.spec.num_classes} classes; run folder {_shown(folder)}", flush=True)
         for line in preflight(as_plain(cfg), data, devices=trainer.world_size, synchronized=layer_sync.active(trainer)):
@@ -161,6 +176,13 @@ def _fit_and_report(
         if trainer.is_global_zero:
             print(f"best checkpoint: {_shown(best)}")
             print(f"evaluate it:     pspnet-evaluate checkpoint={_shown(best)}", flush=True)
+
+
+def _save_config(cfg: DictConfig, path: Path) -> None:
+    # Whole or not at all: a sweep that is continued compares it.
+    part = path.with_name(f".{path.name}.part")
+    OmegaConf.save(OmegaConf.create(as_plain(cfg)), part)
+    os.replace(part, path)
 
 
 def _check(cfg: DictConfig, name: str) -> None:
@@ -188,14 +210,23 @@ def _best_checkpoint(trainer: L.Trainer) -> str | None:
 
 def _objective(trainer: L.Trainer, cfg: DictConfig) -> float:
     name = cfg.objective
-    value = trainer.callback_metrics.get(name)
-    if value is None:
-        if cfg.trainer.fast_dev_run:
-            return float("nan")
+    if cfg.trainer.fast_dev_run and name not in trainer.callback_metrics:
+        return float("nan")
+    _require_objective(trainer, name)
+    value = float(trainer.callback_metrics[name])
+    if not math.isfinite(value):
+        raise ValueError(
+            f"objective={name!r} is {value}: the run cannot be compared with others. An mIoU of nan has no class in "
+            f"the validation images"
+        )
+    return value
+
+
+def _require_objective(trainer: L.Trainer, name: str) -> None:
+    if name not in trainer.callback_metrics:
         raise ValueError(
             f"objective={name!r} was not logged; logged are: {', '.join(sorted(trainer.callback_metrics))}"
         )
-    return float(value)
 
 
 def _shown(path: str | Path) -> str:

@@ -9,7 +9,7 @@ from pspnet_lightning.sweeps.groups import (
     paired_differences,
     swept_keys,
 )
-from pspnet_lightning.sweeps.jobs import Job, history, read_job, read_sweep
+from pspnet_lightning.sweeps.jobs import Job, history, job_folders, read_job, read_sweep
 
 __all__ = [
     "REPETITIONS",
@@ -19,6 +19,7 @@ __all__ = [
     "best_group",
     "group_jobs",
     "history",
+    "job_folders",
     "paired_differences",
     "read_job",
     "read_sweep",

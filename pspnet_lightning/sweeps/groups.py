@@ -23,8 +23,8 @@ class Group:
 
     @property
     def values(self) -> list[float]:
-        """The metric of the finished jobs."""
-        found = (job.value(self.metric) for job in self.jobs if job.finished)
+        """The metric of the jobs that finished and were not stopped early."""
+        found = (job.value(self.metric) for job in self.jobs if job.finished and not job.pruned)
         return [value for value in found if value is not None]
 
     @property
@@ -49,7 +49,7 @@ class Group:
         found: dict[tuple[str, ...], list[float]] = {}
         for job in self.jobs:
             value = job.value(self.metric)
-            if job.finished and value is not None:
+            if job.finished and not job.pruned and value is not None:
                 found.setdefault(tuple(job.setting(key) for key in REPETITIONS), []).append(value)
         return {key: statistics.fmean(values) for key, values in found.items()}
 

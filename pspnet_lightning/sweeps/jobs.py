@@ -39,9 +39,11 @@ class Job:
     results: Mapping[str, Any] = field(default_factory=dict)
     error: str | None = None
     seconds: float | None = None
+    pruned: bool = False
 
     @property
     def finished(self) -> bool:
+        """Ended of itself with an objective; also where it was stopped early (``pruned``)."""
         return self.status == "finished" and self.objective is not None
 
     def setting(self, key: str) -> str:
@@ -91,7 +93,8 @@ def read_job(folder: str | Path, *, name: str | None = None) -> Job:
     status = run.get("status") or ("finished" if results else "unfinished")
     if not run and results.get("split", "val") == "val":
         objective = finite(results.get("miou"))
-    lines = _read_yaml(folder / ".hydra" / "overrides.yaml") or run.get("overrides") or []
+    # Hydra rewrites its own file before a job that is continued can object.
+    lines = run.get("overrides") or _read_yaml(folder / ".hydra" / "overrides.yaml") or []
     return Job(
         folder=folder,
         name=name or folder.name,
@@ -103,16 +106,20 @@ def read_job(folder: str | Path, *, name: str | None = None) -> Job:
         results=results,
         error=run.get("error"),
         seconds=finite(run.get("seconds")),
+        pruned=(folder / "pruned.json").is_file(),
     )
 
 
 def parse_overrides(lines: Iterable[str]) -> dict[str, str]:
-    """Words of a command line, ``key=value``, as a dict; of a key given twice the last counts, as Hydra has it."""
+    """Words of a command line, ``key=value``, as a dict; of a key given twice the last counts, as Hydra has it.
+
+    What says how to run and not what (Hydra's keys, ``sweep.resume``, ``ckpt_path``) is left out.
+    """
     found = {}
     for line in lines:
         key, _, value = str(line).partition("=")
         key = key.lstrip("+~")
-        if key != "hydra" and not key.startswith(("hydra.", "hydra/")):
+        if key not in ("hydra", "ckpt_path") and not key.startswith(("hydra.", "hydra/", "sweep.")):
             found[key] = value.replace(" ", "")
     return found
 

@@ -115,13 +115,11 @@ def test_a_sweep_under_torchrun(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(find_spec("hydra_plugins.hydra_optuna_sweeper") is None, reason="needs hydra-optuna-sweeper")
+@pytest.mark.skipif(find_spec("optuna") is None, reason="needs Optuna: pip install 'pspnet-lightning[optuna]'")
 def test_a_sampler_that_replaying_would_lead_astray(command: Run, tmp_path: Path) -> None:
     search = [
         "hydra/sweeper=optuna",
-        "hydra/sweeper/sampler=tpe",
         "hydra.sweeper.sampler.seed=null",  # what each process would draw for itself
-        "hydra.sweeper.direction=maximize",
         "hydra.sweeper.n_trials=3",
         "hydra.sweeper.n_jobs=1",
         "model.bins=choice([1],[1,2],[1,2,3,6])",
