@@ -130,6 +130,9 @@ class ExportConfig:
     image_type: str | None = None
     labels: bool = False
     fold: bool | None = None
+    precision: str = "float32"
+    calibration: int = 32
+    data: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass

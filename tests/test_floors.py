@@ -101,4 +101,5 @@ def test_commands_do_not_import_each_other() -> None:
             "benchmark_model",
             "benchmark_ways",
             "protocol",
+            "export_check",
         }

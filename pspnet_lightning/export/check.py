@@ -10,6 +10,10 @@ from torch import Tensor
 
 # Logits in float32: the largest difference relative to the largest logit. Another order of the same sums gives 2e-6.
 TOLERANCE = 1e-4
+# In bfloat16, of 8 bits, a network's largest error among its logits is some 1e-2 of the largest one.
+TOLERANCE_BFLOAT16 = 5e-2
+# 8-bit programs are judged by the share of pixels of real images that keep their label.
+AGREEMENT_INT8 = 0.97
 
 
 @dataclass(frozen=True)
@@ -66,3 +70,24 @@ def check(
             difference = float((answer.float() - expected).abs().max()) / largest
             agrees = difference <= tolerance  # not-a-number does not
         yield Comparison((count, height, width), difference, agrees)
+
+
+def agreement(
+    program: Callable[[Tensor], Tensor],
+    network: Callable[[Tensor], Tensor],
+    images: Iterable[Tensor],
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    normalize: bool,
+    labels: bool,
+) -> float:
+    """The share of pixels with the same label; ``images`` (1, C, H, W) as ``program`` takes them, as in ``check``."""
+    shift, scale = (torch.tensor(values).view(1, -1, 1, 1) for values in (mean, std))
+    same, total = 0, 0
+    for image in images:
+        with torch.no_grad():
+            answer, expected = program(image), network((image - shift) / scale if normalize else image).argmax(dim=1)
+        chosen = answer if labels else answer.argmax(dim=1)
+        same, total = same + int((chosen == expected).sum()), total + expected.numel()
+    return same / total

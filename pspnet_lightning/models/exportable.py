@@ -25,6 +25,9 @@ class ExportableProgram(nn.Module):
     ``program(image)``: (N, C, H, W) of any size above the output stride; answers logits (N, K, H, W), float32, or with
     ``labels`` the label map (N, H, W), uint8. Equal to ``model.eval()`` up to float32 rounding. Images are normalised,
     or with ``mean`` and ``std`` (each channel's, in the images' units) any number type as in their files.
+
+    With ``bfloat16`` the backbone and the head's large convolution are computed in it, all else in float32; the
+    model's BatchNorms must have been folded.
     """
 
     def __init__(
@@ -35,6 +38,7 @@ class ExportableProgram(nn.Module):
         std: Sequence[float] | None = None,
         labels: bool = False,
         channels_last: bool = True,
+        bfloat16: bool = False,
     ) -> None:
         super().__init__()
         self.backbone = copy.deepcopy(model.backbone)
@@ -46,6 +50,10 @@ class ExportableProgram(nn.Module):
         if mean is not None and std is not None:
             self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
             self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
+        self.in_bfloat16 = bfloat16
+        if bfloat16:
+            self.backbone.to(torch.bfloat16)
+            self.head.features.to(torch.bfloat16)
         self.eval().requires_grad_(False)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -54,6 +62,8 @@ class ExportableProgram(nn.Module):
             x = (x.to(torch.float32) - self.get_buffer("mean")) / self.get_buffer("std")
         if self.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
+        if self.in_bfloat16:
+            x = x.to(torch.bfloat16)
         logits = self.head(self.backbone(x)[1])
         logits = F.interpolate(logits, image.shape[-2:], mode="bilinear", align_corners=self.align_corners)
         return logits.argmax(dim=1).to(torch.uint8) if self.labels else logits
@@ -90,6 +100,9 @@ class ExportableHead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.features(x)
+        if y.dtype == torch.bfloat16:
+            # The grids' means and the classifier in float32: little work, and eight bits are few for a mean.
+            x, y = x.to(torch.float32), y.to(torch.float32)
         if self.bins:
             y = y + self._pyramid(x)
         return self.classifier(F.relu(self.bn(y)))

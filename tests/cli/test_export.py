@@ -16,6 +16,7 @@ from torch import nn
 from pspnet_lightning.checkpoint import load
 from pspnet_lightning.checkpoint_io import AtomicCheckpointIO
 from pspnet_lightning.cli import export as command_line
+from pspnet_lightning.cli import export_check
 from pspnet_lightning.config import CONFIG_DIR, build_module
 from pspnet_lightning.data import DataSpec, default_palette
 from pspnet_lightning.export import open_program, read_metadata, read_weights
@@ -31,7 +32,12 @@ CONFIG: dict[str, Any] = {
         "bins": [1, 2, 3, 6],
     },
     "loss": {"_target_": "pspnet_lightning.losses.CrossEntropy"},
-    "data": {"crop_size": 33},
+    "data": {
+        "_target_": "pspnet_lightning.data.scenes.scenes",
+        "train_length": 8,
+        "val_length": 4,
+        "crop_size": 33,
+    },
     "seed": 0,
     "channels_last": True,
 }
@@ -145,6 +151,9 @@ def test_a_file_that_answers_otherwise_is_not_kept(checkpoint: Path, monkeypatch
         (["image_type=uint8"], "image_type=uint8 has a meaning with normalize=true only"),
         (["normalize=true", "image_type=unit8"], "image_type='unit8' is unknown; did you mean 'uint8'?"),
         (["checkpoint=bast.ckpt"], "checkpoint 'bast.ckpt' does not exist; in its folder: best.ckpt"),
+        (["precision=int4"], "precision='int4' is unknown; did you mean 'int8'?"),
+        (["precision=bfloat16"], "precision=bfloat16 is written for format=torch_export and torchscript, not for onnx"),
+        (["precision=int8", "fold=false"], "precision=int8 needs the BatchNorms folded"),
         (["fromat=onnx"], "fromat: there is no such key in the configuration; did you mean 'format'?"),
     ],
 )
@@ -159,3 +168,35 @@ def test_a_torn_file_of_weights(tmp_path: Path) -> None:
     (tmp_path / "a.safetensors").write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00{}")
     with pytest.raises(ValueError, match="is no safetensors file, or it is torn"):
         load(tmp_path / "a.safetensors")
+
+
+def test_bfloat16_runs_on_any_size(command: Run, checkpoint: Path) -> None:
+    result = command("export", "checkpoint=best.ckpt", "format=torchscript", "precision=bfloat16", "normalize=true")
+    assert result.returncode == 0, result.stderr
+    program = open_program(checkpoint.with_suffix(".pt"), "torchscript")
+    for image in (picture(40, 71), picture(121, 33, count=4)):
+        expected = logits(checkpoint, image)
+        answered = program(image)
+        assert answered.dtype == torch.float32
+        assert 1e-5 < float((answered - expected).abs().max() / expected.abs().max()) < 5e-2
+
+
+def test_int8_is_calibrated_and_judged_by_real_images(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    cfg = OmegaConf.load(CONFIG_DIR / "export.yaml")
+    cfg.update(checkpoint=str(checkpoint), precision="int8", normalize=True, calibration=8)
+    # Weights drawn at random: what share of the labels they keep says nothing.
+    monkeypatch.setattr(export_check, "AGREEMENT_INT8", 1.1)
+    with pytest.raises(ValueError, match="of the labels are kept; the file is not kept either"):
+        command_line.export(cfg)
+    assert [file.name for file in checkpoint.parent.iterdir()] == ["best.ckpt"]
+    monkeypatch.setattr(export_check, "AGREEMENT_INT8", 0.5)
+    command_line.export(cfg)
+    path = checkpoint.with_suffix(".onnx")
+    kinds = {initializer.data_type for initializer in onnx.load(str(path)).graph.initializer}
+    assert onnx.TensorProto.INT8 in kinds
+    assert json.loads(read_metadata(path, "onnx")["precision"]) == "int8"
+    image = picture(40, 71)
+    labels = open_program(path, "onnx")(image).argmax(dim=1)
+    assert float((labels == logits(checkpoint, image).argmax(dim=1)).float().mean()) > 0.5
