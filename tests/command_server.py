@@ -6,6 +6,7 @@ list, folder, environment, standard output and exit code. Requests and answers a
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import importlib
 import json
@@ -35,7 +36,8 @@ def wait(child: int, timeout: float, kill: dict[str, Any] | None) -> int:
     The moment is ``after`` seconds, or the ``count``-th time that a checkpoint is being written in ``folder``.
     """
     started = time.monotonic()
-    written: set[str] = set()
+    # What an earlier attempt left is not being written now.
+    written = set() if kill is None else set(glob.glob(f"{kill.get('folder')}/.*.part"))
     while time.monotonic() < started + timeout:
         finished, status = os.waitpid(child, os.WNOHANG)
         if finished:
@@ -53,8 +55,9 @@ def wait(child: int, timeout: float, kill: dict[str, Any] | None) -> int:
             written = present
             due = kill["count"] <= 0
         if due and (victim := {"group": -child, "main": child}.get(kill["who"]) or rank_1(child)):
-            os.kill(victim, signal.SIGKILL) if victim > 0 else os.killpg(-victim, signal.SIGKILL)
-            kill = None
+            with contextlib.suppress(ProcessLookupError):  # not yet, or no longer: next time, or never
+                os.kill(victim, signal.SIGKILL)  # a negative number is a group's
+                kill = None
     os.killpg(child, signal.SIGKILL)
     os.waitpid(child, 0)
     return -signal.SIGKILL
