@@ -153,6 +153,25 @@ class PredictConfig:
 
 
 @dataclass
+class ExplainConfig:
+    """The top level of ``explain.yaml``. ``data`` holds overrides of the checkpoint's own data node."""
+
+    checkpoint: str = "???"
+    input: str | None = None
+    split: str = "val"
+    output: str = "???"
+    limit: int | None = None
+    pictures: int = 6
+    arrays: bool = False
+    baseline: str = "mean"
+    baseline_images: int = 64
+    receptive_field: int = 16
+    receptive_field_side: int | None = None
+    data: dict[str, Any] = field(default_factory=dict)
+    device: str = "auto"
+
+
+@dataclass
 class InspectConfig:
     """The top level of ``inspect.yaml``. ``model`` and ``augment`` are there because a data set may choose them."""
 
@@ -209,13 +228,14 @@ PRIMARIES: dict[str, type] = {
     "convert": ConvertConfig,
     "export": ExportConfig,
     "predict": PredictConfig,
+    "explain": ExplainConfig,
     "inspect": InspectConfig,
     "benchmark_input": BenchmarkInputConfig,
     "benchmark_model": BenchmarkModelConfig,
 }
 
 # Nodes of overrides, whose keys are those of a checkpoint's config: checked when they are laid over it.
-OPEN_NODES = {"evaluate": ("data", "model")}
+OPEN_NODES = {"evaluate": ("data", "model"), "explain": ("data",)}
 
 
 def register_schemas() -> None:
@@ -317,6 +337,21 @@ def build_data(cfg: Any) -> SegmentationDataModule:
     transform = build(cfg["augment"], "augment", mean=spec.mean, ignore_index=spec.ignore_index)
     return SegmentationDataModule(
         source, transform=transform, eval_transform=EvalTransform(), seed=cfg["seed"], **loader
+    )
+
+
+def build_eval_data(node: Mapping[str, Any], trained: DataSpec, *, seed: int) -> SegmentationDataModule:
+    """The data module of a ``data`` node for a checkpoint, whose spec is ``trained``: nothing is augmented."""
+    plain = dict(as_plain(node))
+    if "mean" in plain:
+        # The checkpoint knows them; computing them again would need the training images.
+        plain.update(mean=list(trained.mean), std=list(trained.std))
+    return SegmentationDataModule(
+        build_source(plain),
+        transform=EvalTransform(),
+        eval_transform=EvalTransform(),
+        seed=seed,
+        **split_data_node(plain)[1],
     )
 
 

@@ -13,6 +13,7 @@ FLOORS = {
     "data": 0,
     "losses": 0,
     "metrics": 0,
+    "context": 0,
     "optim": 0,
     "inference": 0,
     "visualize": 0,

@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
 import hydra
@@ -17,6 +17,8 @@ from hydra.errors import HydraException, OverrideParseException
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from rich import progress
+from rich.console import Console
 
 from pspnet_lightning.config import CONFIG_DIR, nearest, register_schemas, top_level_keys
 
@@ -94,6 +96,13 @@ def explain(error: BaseException, config_name: str = "train") -> str:
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.strerror}: {error.filename}"
     return text or type(error).__name__
+
+
+def track(items: Iterable[Any], text: str, *, total: int) -> Iterable[Any]:
+    """``items``, with a bar on standard error where that is a terminal."""
+    if not sys.stderr.isatty():
+        return items
+    return progress.track(items, text, total=total, console=Console(stderr=True), transient=True)
 
 
 def _known_keys(config_name: str) -> list[str]:

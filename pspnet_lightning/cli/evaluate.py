@@ -18,8 +18,8 @@ from pspnet_lightning.checkpoint import read_checkpoint, rebuild, spec_of
 from pspnet_lightning.cli.job import Job
 from pspnet_lightning.cli.protocol import build_protocol, sha256_of, shown_protocol
 from pspnet_lightning.cli.ranks import match_devices, start
-from pspnet_lightning.config import as_plain, build, build_source, nearest, split_data_node
-from pspnet_lightning.data import DataSpec, EvalTransform
+from pspnet_lightning.config import as_plain, build, build_eval_data, nearest
+from pspnet_lightning.data import DataSpec
 from pspnet_lightning.data.submission import prediction_files
 from pspnet_lightning.datamodule import SegmentationDataModule
 
@@ -102,16 +102,7 @@ def _evaluate(cfg: DictConfig, job: Job) -> float:
 def _data(cfg: DictConfig, config: dict[str, Any], trained: DataSpec) -> SegmentationDataModule:
     chosen = HydraConfig.get().runtime.choices.get("data")
     node = as_plain(cfg.data) if chosen else {**config["data"], **as_plain(cfg.data)}
-    if "mean" in node:
-        # The checkpoint knows them; computing them again would need the training images.
-        node.update(mean=list(trained.mean), std=list(trained.std))
-    return SegmentationDataModule(
-        build_source(node),
-        transform=EvalTransform(),
-        eval_transform=EvalTransform(),
-        seed=config["seed"],
-        **split_data_node(node)[1],
-    )
+    return build_eval_data(node, trained, seed=config["seed"])
 
 
 def _model_overrides(cfg: DictConfig) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,10 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 from pspnet_lightning.callbacks.report import write_json
-from pspnet_lightning.cli.app import run
+from pspnet_lightning.cli.app import run, track
 from pspnet_lightning.config import as_plain, build_source
 from pspnet_lightning.data import DataSpec, SegmentationDataset, sample_indices
 from pspnet_lightning.data.inspection import Inspection, inspect_split
@@ -65,9 +63,7 @@ def inspect(cfg: DictConfig) -> None:
 
 def _progress(split: str) -> Any:
     def show(items: Iterable[Any], total: int) -> Iterable[Any]:
-        if not sys.stderr.isatty():
-            return items
-        return track(items, f"reading {split}", total=total, console=Console(stderr=True), transient=True)
+        return track(items, f"reading {split}", total=total)
 
     return show
 

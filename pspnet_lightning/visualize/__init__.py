@@ -1,5 +1,6 @@
 """Pictures and tables for people."""
 
+from pspnet_lightning.visualize.context import ContextItem, context_figure, context_sheet, receptive_field_figure
 from pspnet_lightning.visualize.figures import confusion_figure, plot_curves
 from pspnet_lightning.visualize.sheets import (
     SheetItem,
@@ -13,14 +14,18 @@ from pspnet_lightning.visualize.sheets import (
     prediction_sheet,
     save_png,
 )
-from pspnet_lightning.visualize.tables import class_table
+from pspnet_lightning.visualize.tables import class_table, context_table
 
 __all__ = [
+    "ContextItem",
     "SheetItem",
     "as_rgb",
     "class_table",
     "colorize",
     "confusion_figure",
+    "context_figure",
+    "context_sheet",
+    "context_table",
     "error_map",
     "label_sheet",
     "legend",
@@ -28,5 +33,6 @@ __all__ = [
     "overlay_with_legend",
     "plot_curves",
     "prediction_sheet",
+    "receptive_field_figure",
     "save_png",
 ]

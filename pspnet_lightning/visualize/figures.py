@@ -61,8 +61,8 @@ def confusion_figure(confusion: np.ndarray, classes: Sequence[str], path: Path) 
     save_figure(figure, path)
 
 
-def save_figure(figure: Any, path: Path) -> None:
-    """Writes a matplotlib figure beside the target and renames."""
+def save_figure(figure: Any, path: Path, *, trim: bool = False) -> None:
+    """Writes a matplotlib figure beside the target and renames; ``trim`` cuts off empty margins."""
     part = path.with_name(f".{path.name}.part")
-    figure.savefig(part, format="png", dpi=110)
+    figure.savefig(part, format="png", dpi=110, bbox_inches="tight" if trim else None)
     os.replace(part, path)

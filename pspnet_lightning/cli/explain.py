@@ -1,0 +1,272 @@
+"""`pspnet-explain checkpoint=PATH [input=...]`: which scale of context decides what, and how far the network sees."""
+
+from __future__ import annotations
+
+import csv
+import glob
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig
+from rich.console import Console
+from torch import Tensor
+
+from pspnet_lightning.callbacks.report import write_json
+from pspnet_lightning.checkpoint import read_checkpoint, rebuild, spec_of
+from pspnet_lightning.cli.app import run, track
+from pspnet_lightning.config import as_plain, build_eval_data, nearest
+from pspnet_lightning.context import ContextResult, ContextStudy
+from pspnet_lightning.data import DataSpec, SegmentationDataset, sample_indices
+from pspnet_lightning.data.reading import BandReader, read_image
+from pspnet_lightning.models import PSPNet
+from pspnet_lightning.models.contributions import Baseline, Explanation, explain, source_names
+from pspnet_lightning.models.receptive_field import effective_receptive_fields, theoretical_receptive_field
+from pspnet_lightning.module import SegmentationModule
+from pspnet_lightning.visualize import (
+    ContextItem,
+    context_figure,
+    context_sheet,
+    context_table,
+    receptive_field_figure,
+)
+
+_SPLITS, _BASELINES = ("train", "val", "test"), ("mean", "zero")
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """An image (H, W, C), its label (H, W) if it has one, and a name that is good for a file."""
+
+    name: str
+    file: str
+    image: np.ndarray
+    label: np.ndarray | None
+
+
+def main() -> None:
+    """The console script."""
+    run("explain", explain_checkpoint)
+
+
+def explain_checkpoint(cfg: DictConfig) -> None:
+    """Writes a sheet and a JSON for each image, context.json, context.csv and context.png, and receptive_field.png.
+
+    Images are seen whole, at their own size, in float32. Raises ValueError where checkpoint, data and images do not
+    fit each other.
+    """
+    for key, allowed in (("split", _SPLITS), ("baseline", _BASELINES)):
+        if cfg[key] not in allowed:
+            raise ValueError(f"{key}={cfg[key]!r} is not known; {nearest(str(cfg[key]), allowed)}")
+    folder = Path(cfg.output)
+    content = read_checkpoint(cfg.checkpoint)
+    spec = spec_of(content)
+    module = rebuild(content, cfg.checkpoint).to(_device(cfg.device))
+    model = module.model
+    assert isinstance(model, PSPNet)
+    data: SegmentationDataset | None = None
+    if cfg.input is None or cfg.baseline == "mean":
+        data = _split(cfg, content["pspnet_lightning"]["config"], spec)
+    pictures = _Files(str(cfg.input), spec) if cfg.input is not None else _Split(data, cfg.limit)
+    baseline = _baseline(cfg, module, model, data)
+
+    study = ContextStudy(source_names(model.head), spec.num_classes, ignore_index=spec.ignore_index)
+    shown = set(range(len(pictures)) if cfg.input is not None else sample_indices(len(pictures), cfg.pictures))
+    for number, picture in enumerate(track(pictures, "explaining", total=len(pictures))):
+        found = explain(model, _tensor(module, picture.image), baseline)
+        target = None if picture.label is None else torch.from_numpy(picture.label)[None].long()
+        study.update(found, target)
+        if number in shown:
+            _write_picture(picture, found, spec, folder, arrays=cfg.arrays)
+    result = study.compute()
+    described = {
+        "checkpoint": str(cfg.checkpoint),
+        "data": spec.name,
+        "images": len(pictures),
+        "of": cfg.split if cfg.input is None else str(cfg.input),
+        "baseline": cfg.baseline,
+        "classes": list(spec.classes),
+        **result.to_dict(spec.classes),
+    }
+    if cfg.receptive_field:
+        described["receptive_field"] = _receptive_field(cfg, module, model, pictures, folder)
+    write_json(described, folder / "context.json")
+    _write_csv(result, spec, folder / "context.csv")
+    if result.scores is not None:
+        context_figure(result, spec, folder / "context.png")
+    Console().print(context_table(result, spec.classes))
+    print(f"a removed source is replaced by {_BASELINE_TEXT[cfg.baseline].format(cfg.split)}")
+    print(f"written: {folder}, {len(shown)} sheet{'s' if len(shown) != 1 else ''} and context.json", flush=True)
+
+
+_BASELINE_TEXT = {"mean": "its mean over the {} split", "zero": "zero"}
+
+
+def _split(cfg: DictConfig, config: dict[str, Any], spec: DataSpec) -> SegmentationDataset:
+    node = {**config["data"], **as_plain(cfg.data)}
+    try:
+        data = build_eval_data(node, spec, seed=config["seed"]).split(cfg.split)
+    except (ValueError, OSError) as error:
+        if cfg.input is None:
+            raise
+        raise ValueError(
+            f"baseline=mean is the mean over the data set of the checkpoint, which cannot be opened: {error}. Give "
+            f"data.root=..., or baseline=zero"
+        ) from error
+    if data.spec.num_classes != spec.num_classes:
+        raise ValueError(
+            f"checkpoint {cfg.checkpoint!r} answers {spec.num_classes} classes, the data set {data.spec.name} has "
+            f"{data.spec.num_classes}"
+        )
+    return data
+
+
+def _baseline(cfg: DictConfig, module: SegmentationModule, model: PSPNet, data: SegmentationDataset | None) -> Baseline:
+    if data is None or cfg.baseline == "zero":
+        return Baseline.zero(model.head)
+    if cfg.baseline_images < 1:
+        raise ValueError(f"baseline_images={cfg.baseline_images} must be at least 1, or take baseline=zero")
+    chosen = _Split(data, cfg.baseline_images)
+    images = (_tensor(module, picture.image) for picture in chosen)
+    return Baseline.of(model, track(images, "mean of each source", total=len(chosen)))
+
+
+def _tensor(module: SegmentationModule, image: np.ndarray) -> Tensor:
+    """An image (H, W, C) as the network takes it: normalised (1, C, H, W) on its device."""
+    values = image if image.dtype == np.uint8 else image.astype(np.float32)
+    return module.normalize(torch.from_numpy(np.ascontiguousarray(values)).permute(2, 0, 1)[None].to(module.device))
+
+
+def _write_picture(picture: _Picture, found: Explanation, spec: DataSpec, folder: Path, *, arrays: bool) -> None:
+    alone = ContextStudy(found.sources, spec.num_classes)
+    alone.update(found)
+    result = alone.compute()
+    item = ContextItem(
+        name=picture.name,
+        image=picture.image,
+        label=picture.label,
+        prediction=found.prediction[0].cpu().numpy(),
+        runner_up=found.runner_up[0].cpu().numpy(),
+        margin=found.margin[0].cpu().numpy(),
+        without=found.without[0].cpu().numpy(),
+        result=result,
+    )
+    context_sheet(item, spec, folder / f"{picture.file}.png")
+    write_json({"image": picture.name, **result.to_dict(spec.classes)}, folder / f"{picture.file}.json")
+    if arrays:
+        part = folder / f".{picture.file}.npz.part"
+        with part.open("wb") as file:
+            np.savez_compressed(
+                file,
+                sources=np.array([*found.sources, "constant"]),
+                prediction=item.prediction.astype(np.uint8),
+                runner_up=item.runner_up.astype(np.uint8),
+                margin=item.margin,
+                without=item.without.astype(np.uint8),
+            )
+        os.replace(part, folder / f"{picture.file}.npz")
+
+
+def _write_csv(result: ContextResult, spec: DataSpec, path: Path) -> None:
+    """One row a class and source: IoU whole and without it, what it decided, its mean share, what flips without it."""
+    part = path.with_name(f".{path.name}.part")
+    with part.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["class", "source", "iou", "iou_without", "decided", "margin", "flips"])
+        for label, name in enumerate(spec.classes):
+            for number, source in enumerate(result.sources):
+                whole = result.scores.iou[label] if result.scores is not None else float("nan")
+                without = result.without[number].iou[label] if result.without is not None else float("nan")
+                shares = (result.decided[label, number], result.margin[label, number], result.flips[label, number])
+                values = (whole, without, *map(float, shares))
+                # Not-a-number, a class that does not occur, is an empty cell.
+                writer.writerow([name, source, *("" if value != value else f"{value:.6g}" for value in values)])
+    os.replace(part, path)
+
+
+def _receptive_field(
+    cfg: DictConfig, module: SegmentationModule, model: PSPNet, pictures: _Files | _Split, folder: Path
+) -> dict[str, Any]:
+    chosen = [pictures[index] for index in sample_indices(len(pictures), cfg.receptive_field)]
+    images = track((_tensor(module, item.image)[0] for item in chosen), "receptive field", total=len(chosen))
+    fields = effective_receptive_fields(model, images, side=cfg.receptive_field_side)
+    receptive_field_figure(fields, folder / "receptive_field.png")
+    side, _ = theoretical_receptive_field(model.backbone)
+    return {
+        "images": len(chosen),
+        "side": len(next(iter(fields.values())).field),
+        "theoretical_of_the_backbone": side,
+        "sides_holding": {
+            name: {f"{share:.2f}": found.side_holding(share) for share in (0.5, 0.9, 0.95)}
+            for name, found in fields.items()
+        },
+    }
+
+
+class _Split(Sequence[_Picture]):
+    """Images of a split, spread over it; without labels where the split has none."""
+
+    def __init__(self, data: SegmentationDataset | None, limit: int | None) -> None:
+        assert data is not None
+        if limit is not None and limit < 1:
+            raise ValueError(f"limit={limit} must be at least 1, or null for all images")
+        self.data = data
+        self.indices = list(sample_indices(len(data), limit or len(data)))
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, number: Any) -> Any:
+        index = self.indices[number]
+        image, label = self.data.read(index)
+        name = self.data.name(index)
+        return _Picture(name, f"{index:04d}_{_slug(Path(name).stem)}", image, label if self.data.labelled else None)
+
+
+class _Files(Sequence[_Picture]):
+    """The images that ``input`` names: a file, the images of a folder, or a pattern."""
+
+    def __init__(self, wanted: str, spec: DataSpec) -> None:
+        path = Path(wanted)
+        if path.is_dir():
+            found = sorted(file for file in path.iterdir() if file.suffix.lower() in _SUFFIXES)
+        else:
+            found = [path] if path.is_file() else sorted(map(Path, glob.glob(wanted, recursive=True)))
+        if not found:
+            raise ValueError(f"input={wanted!r}: there is no image; give a file, a folder of images or a pattern")
+        self.files = [file for file in found if file.is_file()]
+        slugs = [_slug(file.stem) for file in self.files]
+        # Two folders may have images of one name, and so may two formats.
+        self.slugs = slugs if len(set(slugs)) == len(slugs) else [_slug(str(file)) for file in self.files]
+        channels = len(spec.mean)
+        self.bands = BandReader(channels)
+        self.rgb = channels == 3
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, number: Any) -> Any:
+        file = self.files[number]
+        plain = self.rgb and file.suffix.lower() not in (".tif", ".tiff")
+        return _Picture(str(file), self.slugs[number], read_image(file) if plain else self.bands(file), None)
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^\w.-]+", "_", name).strip("_") or "image"
+
+
+def _device(wanted: str) -> torch.device:
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(wanted)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device={wanted!r} cannot be used here: {str(error).splitlines()[0]}") from error
+    return device
