@@ -35,13 +35,13 @@ class ContextResult:
     def flips(self) -> Tensor:
         """(K, S): the share of a class's pixels that take another class without each source."""
         kept = self.turned.diagonal(dim1=1, dim2=2).T
-        return 1 - kept / self.pixels[:, None]
+        return 1 - kept / self.pixels[:, None].double()
 
     @property
     def all_flips(self) -> list[float]:
         """Of all pixels, the share that takes another class without each source."""
         kept = self.turned.diagonal(dim1=1, dim2=2).sum(dim=1)
-        return (1 - kept / self.pixels.sum()).tolist()
+        return (1 - kept / self.pixels.sum().double()).tolist()
 
     def to_dict(self, classes: Sequence[str]) -> dict[str, Any]:
         """Plain Python types, by the names of the sources and classes that are predicted."""
@@ -105,7 +105,7 @@ class ContextStudy:
         return ContextResult(
             self.sources,
             pixels,
-            self._decided / pixels[:, None],
+            self._decided / pixels[:, None].double(),
             self._margin / pixels[:, None],
             self._turned,
             results[0] if self._labelled else None,
