@@ -23,7 +23,7 @@ from pspnet_lightning.cli.app import run, track
 from pspnet_lightning.config import as_plain, build_eval_data, nearest
 from pspnet_lightning.context import ContextResult, ContextStudy
 from pspnet_lightning.data import DataSpec, SegmentationDataset, sample_indices
-from pspnet_lightning.data.reading import BandReader, read_image
+from pspnet_lightning.data.description import image_reader
 from pspnet_lightning.models import PSPNet
 from pspnet_lightning.models.contributions import Baseline, Explanation, explain, source_names
 from pspnet_lightning.models.receptive_field import effective_receptive_fields, theoretical_receptive_field
@@ -73,7 +73,8 @@ def explain_checkpoint(cfg: DictConfig) -> None:
     data: SegmentationDataset | None = None
     if cfg.input is None or cfg.baseline == "mean":
         data = _split(cfg, content["pspnet_lightning"]["config"], spec)
-    pictures = _Files(str(cfg.input), spec) if cfg.input is not None else _Split(data, cfg.limit)
+    bands = content["pspnet_lightning"]["config"]["data"].get("bands")
+    pictures = _Files(str(cfg.input), spec, bands) if cfg.input is not None else _Split(data, cfg.limit)
     baseline = _baseline(cfg, module, model, data)
 
     study = ContextStudy(source_names(model.head), spec.num_classes, ignore_index=spec.ignore_index)
@@ -232,7 +233,7 @@ class _Split(Sequence[_Picture]):
 class _Files(Sequence[_Picture]):
     """The images that ``input`` names: a file, the images of a folder, or a pattern."""
 
-    def __init__(self, wanted: str, spec: DataSpec) -> None:
+    def __init__(self, wanted: str, spec: DataSpec, bands: Any) -> None:
         path = Path(wanted)
         if path.is_dir():
             found = sorted(file for file in path.iterdir() if file.suffix.lower() in _SUFFIXES)
@@ -244,17 +245,15 @@ class _Files(Sequence[_Picture]):
         slugs = [_slug(file.stem) for file in self.files]
         # Two folders may have images of one name, and so may two formats.
         self.slugs = slugs if len(set(slugs)) == len(slugs) else [_slug(str(file)) for file in self.files]
-        channels = len(spec.mean)
-        self.bands = BandReader(channels)
-        self.rgb = channels == 3
+        # Of Potsdam the key names a set of files.
+        self.read = image_reader(len(spec.mean), bands if isinstance(bands, list) else None)
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, number: Any) -> Any:
         file = self.files[number]
-        plain = self.rgb and file.suffix.lower() not in (".tif", ".tiff")
-        return _Picture(str(file), self.slugs[number], read_image(file) if plain else self.bands(file), None)
+        return _Picture(str(file), self.slugs[number], self.read(file), None)
 
 
 def _slug(name: str) -> str:
