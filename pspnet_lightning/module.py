@@ -267,8 +267,10 @@ class SegmentationModule(L.LightningModule):
             "val/aacc": self.val_scores.aacc,
         }
         for key, value in values.items():
-            # The same on all ranks: they come from sums over all of them.
-            self.log(key, value, prog_bar=key == "val/miou", batch_size=1, sync_dist=True)
+            # The same on all ranks: they come from sums over all of them. What `trainer.validate` finds of the best
+            # checkpoint is no point of the curves.
+            logger = self.trainer.state.fn == "fit"
+            self.log(key, value, prog_bar=key == "val/miou", logger=logger, batch_size=1, sync_dist=True)
 
     test_step = validation_step
     on_test_epoch_start = on_validation_epoch_start

@@ -1,6 +1,7 @@
 """What happens around training: progress on the screen, checkpoints, pictures, tables and the loggers they go to."""
 
 from pspnet_lightning.callbacks.checkpoints import RunCheckpoint, StepCheckpoint
+from pspnet_lightning.callbacks.dashboard import Dashboard
 from pspnet_lightning.callbacks.evaluation import EvaluationReport, SavePredictions
 from pspnet_lightning.callbacks.loggers import csv_logger, tensorboard_logger, wandb_logger
 from pspnet_lightning.callbacks.pictures import ValidationPictures
@@ -9,6 +10,7 @@ from pspnet_lightning.callbacks.pruning import MedianPruning
 from pspnet_lightning.callbacks.report import RunReport
 
 __all__ = [
+    "Dashboard",
     "EpochLines",
     "EvaluationReport",
     "MedianPruning",

@@ -1,71 +1,126 @@
-"""A sheet of validation pictures, the same images every epoch."""
+"""Sheets of validation pictures: the same images every epoch, and the hardest ones."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import numpy as np
+import torch
 from lightning.pytorch.callbacks import Callback
+from torch import Tensor
 
+from pspnet_lightning.callbacks.boards import boards, logged_step
 from pspnet_lightning.callbacks.disk import despite_full_disk
-from pspnet_lightning.callbacks.loggers import log_image
 from pspnet_lightning.data import DataSpec
+from pspnet_lightning.metrics import scores
 from pspnet_lightning.visualize import SheetItem, prediction_sheet, save_png
 
 
 class ValidationPictures(Callback):
-    """Writes ``validation.png`` (image, truth, prediction, error map) into ``dirpath`` after each validation.
+    """Writes ``validation.png`` and ``hardest.png`` (image, truth, prediction, errors) after each validation.
 
-    ``count`` images, spread evenly over rank 0's share of the validation set; they go to the loggers
-    that show pictures as well.
+    The first shows ``count`` images, spread evenly over rank 0's share of the validation set; the second the
+    ``hardest`` images of all ranks: those with the lowest mIoU of their own, over the classes that an image's truth or
+    prediction has. Both go to the loggers that show pictures, under ``val/``, those of the best checkpoint under
+    ``best/``.
     """
 
-    def __init__(self, dirpath: str, count: int = 6) -> None:
-        if count < 1:
-            raise ValueError(f"callbacks.pictures.count={count} must be at least 1; remove the callback instead")
-        self.path = Path(dirpath) / "validation.png"
+    def __init__(self, dirpath: str, count: int = 6, hardest: int = 6) -> None:
+        if count < 1 or hardest < 0:
+            raise ValueError(
+                f"callbacks.pictures.count={count} must be at least 1 and hardest={hardest} at least 0; "
+                f"remove the callback instead with callbacks.pictures=null"
+            )
+        self.folder = Path(dirpath)
         self.count = count
+        self.hardest = hardest
         self._items: list[SheetItem] = []
+        self._worst: list[tuple[float, SheetItem]] = []
         self._seen = 0
         self._chosen: set[int] = set()
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         total = sum(len(loader.sampler) for loader in _flat(trainer.val_dataloaders))
-        self._items, self._seen = [], 0
+        self._items, self._worst, self._seen = [], [], 0
         self._chosen = {round(position) for position in np.linspace(0, max(total - 1, 0), self.count)}
 
     def on_validation_batch_end(
         self,
         trainer: L.Trainer,
-        pl_module: L.LightningModule,
+        pl_module: Any,
         outputs: Any,
         batch: Any,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
         for group, predictions in zip(batch, outputs["predictions"], strict=True):
-            for position in range(len(predictions)):
+            for position, prediction in enumerate(predictions):
+                label = group["label"][position]
                 if self._seen in self._chosen:
-                    self._items.append(
-                        SheetItem(
-                            image=group["image"][position].permute(1, 2, 0).cpu().numpy(),
-                            label=group["label"][position].cpu().numpy(),
-                            prediction=predictions[position].cpu().numpy(),
-                            name=group["name"][position],
-                        )
-                    )
+                    name = group["name"][position]
+                    self._items.append(_item(group["image"][position], label, prediction, name))
                 self._seen += 1
+                if self.hardest:
+                    miou = image_miou(prediction, label, pl_module.confusion.num_classes, pl_module.ignore_index)
+                    if len(self._worst) < self.hardest or miou < self._worst[-1][0]:
+                        name = f"{group['name'][position]}  mIoU {100 * miou:.1f} %"
+                        self._add(miou, _item(group["image"][position], label, prediction, name))
 
-    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.sanity_checking or not trainer.is_global_zero or not self._items:
+    def _add(self, miou: float, item: SheetItem) -> None:
+        if not math.isnan(miou):  # every pixel is ignored
+            self._worst = _hardest([*self._worst, (miou, item)], self.hardest)
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        if trainer.sanity_checking:
             return
-        spec = DataSpec.from_dict(pl_module.description["spec"])  # type: ignore[index,arg-type]
-        sheet = prediction_sheet(self._items, spec)
-        with despite_full_disk(self.path):
-            save_png(sheet, self.path)
-        log_image(trainer, "val/pictures", sheet, trainer.global_step)
+        worst = _hardest(_gathered(self._worst), self.hardest)  # on all ranks
+        if not trainer.is_global_zero:
+            return
+        spec = DataSpec.from_dict(pl_module.description["spec"])
+        prefix = "best" if trainer.state.fn == "validate" else "val"
+        hardest = [item for _, item in worst]
+        for name, items, file in (("pictures", self._items, "validation"), ("hardest", hardest, "hardest")):
+            if items:
+                sheet = prediction_sheet(items, spec)
+                path = self.folder / f"{file}.png"
+                with despite_full_disk(path):
+                    save_png(sheet, path)
+                for board in boards(trainer):
+                    board.show_pictures(f"{prefix}/{name}", items, sheet, spec, logged_step(trainer))
+
+
+def image_miou(prediction: Tensor, label: Tensor, num_classes: int, ignore_index: int) -> float:
+    """mIoU of one image, label maps (H, W), over the classes that occur in either; not-a-number without any pixel."""
+    valid = label != ignore_index
+    pairs = label[valid].long() * num_classes + prediction[valid]
+    matrix = torch.bincount(pairs, minlength=num_classes**2).view(num_classes, num_classes)
+    return scores(matrix.cpu()).miou
+
+
+def _item(image: Tensor, label: Tensor, prediction: Tensor, name: str) -> SheetItem:
+    return SheetItem(
+        image=image.permute(1, 2, 0).cpu().numpy(),
+        label=label.cpu().numpy(),
+        prediction=prediction.to(torch.uint8).cpu().numpy(),
+        name=name,
+    )
+
+
+def _hardest(found: list[tuple[float, SheetItem]], count: int) -> list[tuple[float, SheetItem]]:
+    return sorted(found, key=lambda pair: (pair[0], pair[1].name))[:count]
+
+
+def _gathered(found: list[tuple[float, SheetItem]]) -> list[tuple[float, SheetItem]]:
+    """What all ranks found, on rank 0; on the others nothing."""
+    distributed = torch.distributed
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return found
+    parts: list[Any] | None = [None] * distributed.get_world_size() if distributed.get_rank() == 0 else None
+    distributed.gather_object(found, parts)
+    return [pair for part in parts or [] for pair in part]
 
 
 def _flat(loaders: Any) -> list[Any]:

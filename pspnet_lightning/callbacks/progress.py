@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import Callback, RichProgressBar
 from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBarTheme
 
@@ -31,7 +32,8 @@ def progress_bar(refresh_rate: int = 1) -> Callback:
 class Throughput(Callback):
     """Logs ``images_per_second`` over all ranks and ``data_wait`` (share of the epoch spent waiting for batches).
 
-    Rates are of the current epoch so far, validation not counted.
+    Rates are of the current epoch so far, validation not counted. On a CUDA device also ``gpu_memory``, GiB that
+    this rank's tensors took at most since the start.
     """
 
     def __init__(self) -> None:
@@ -57,6 +59,9 @@ class Throughput(Callback):
         elapsed = max(self._last_end - self._started, 1e-9)
         pl_module.log("images_per_second", self._images / elapsed, prog_bar=True, batch_size=size)
         pl_module.log("data_wait", self._waited / elapsed, batch_size=size)
+        if pl_module.device.type == "cuda":
+            memory = torch.cuda.max_memory_allocated(pl_module.device) / 2**30
+            pl_module.log("gpu_memory", memory, batch_size=size)
 
 
 class EpochLines(Callback):

@@ -16,7 +16,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from pspnet_lightning.batchnorm import SyncBatchNormOnGPUs
-from pspnet_lightning.callbacks.loggers import finish, log_config
+from pspnet_lightning.callbacks.loggers import finish, log_config, resume_from
 from pspnet_lightning.callbacks.metrics_file import MetricsFile, RowsInCheckpoints
 from pspnet_lightning.callbacks.preemption import Preempted, Preemption
 from pspnet_lightning.checkpoint import load_weights, read_checkpoint
@@ -91,7 +91,8 @@ def _train(cfg: DictConfig, folder: Path, record: RunRecord, job: Job, preemptio
     module.example_input_array = torch.zeros(1, len(data.spec.mean), *size, dtype=torch.uint8)
     if resume is not None:
         # Lightning would load it as well, but say less about what does not fit.
-        load_weights(module, read_checkpoint(resume)["state_dict"], resume)
+        content = read_checkpoint(resume)
+        load_weights(module, content["state_dict"], resume)
     if cfg.compile:
         module.model.compile()
     callbacks = [build(node, f"callbacks.{name}") for name, node in cfg.callbacks.items() if node]
@@ -104,6 +105,8 @@ def _train(cfg: DictConfig, folder: Path, record: RunRecord, job: Job, preemptio
     loggers = [build(node, f"logger.{name}") for name, node in cfg.logger.items() if node]
     callbacks += [RowsInCheckpoints(logger) for logger in loggers if isinstance(logger, MetricsFile)]
     callbacks += [LambdaCallback(on_train_epoch_end=lambda *_: record.beat()), preemption]
+    if resume is not None:
+        resume_from(loggers, content, resume)
     node = dict(as_plain(cfg.trainer))
     layer_sync = SyncBatchNormOnGPUs(node.pop("sync_batchnorm", "auto"))
     if not any(isinstance(callback, ProgressBar) for callback in callbacks):
@@ -121,8 +124,10 @@ def _train(cfg: DictConfig, folder: Path, record: RunRecord, job: Job, preemptio
     job.adopt(trainer, {**as_plain(cfg), "ckpt_path": resume})
     try:
         _fit_and_report(cfg, trainer, module, data, resume, folder, layer_sync, preemption)
-    finally:
-        finish(loggers)
+    except BaseException:
+        finish(loggers, failed=True)
+        raise
+    finish(loggers)
     value = _objective(trainer, cfg)
     record.set_objective(cfg.objective, value)
     if cfg.repeats and record.write:

@@ -1,5 +1,6 @@
 """Pictures and tables for people."""
 
+from pspnet_lightning.visualize.confusion import confusion_picture, confusion_shares
 from pspnet_lightning.visualize.context import ContextItem, context_figure, context_sheet, receptive_field_figure
 from pspnet_lightning.visualize.figures import confusion_figure, plot_curves
 from pspnet_lightning.visualize.sheets import (
@@ -23,6 +24,8 @@ __all__ = [
     "class_table",
     "colorize",
     "confusion_figure",
+    "confusion_picture",
+    "confusion_shares",
     "context_figure",
     "context_sheet",
     "context_table",
