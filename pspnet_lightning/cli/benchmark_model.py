@@ -4,15 +4,16 @@ Every ratio is of times from the same round, in which all ways run in turn; the 
 float32 with the up-sampling of all logits and the maximum over classes, as the official code has it.
 
 What each step brought (2 cores of an AMD EPYC with avx512_bf16, torch 2.14.1, PSPNet-50, 473 x 473, 150 classes):
-labels from the heads' resolution in parts 33 ms instead of 90; loss and gradient in parts 193 ms instead of 934 for one
-head and two images (no page of a full-size tensor is asked of the system); Winograd's products for the 3x3 convolutions
-of 256 channels and more, with BatchNorm folded, 1105 ms instead of 1371 an image.
+labels from the heads' resolution in parts 33 ms instead of 90, loss and gradient in parts 193 ms instead of 934 for one
+head and two images, both in prototypes (no page of a full-size tensor is asked of the system); Winograd's products for the 3x3
+convolutions of 256 channels and more, with BatchNorm folded, 1105 ms instead of 1371 an image.
 
 What was tried and left:
 - inductor over the folded network, frozen: 1246 ms beside the 1038 ms of the prepared one, 36 s to compile. An option.
 - Folding BatchNorm alone: 1359 ms instead of 1371. It stays, as the convolutions' bias comes with it.
 - Several images in one pass: 1105, 1147 and 1193 ms an image by 1, 2 and 4, prepared, float32; not prepared, windows by
-  4 took 22 s where 8 single passes take 12. So the sliding window goes image by image on a CPU.
+  4 took 22.2 s, 0.82 of the reference's speed, where 8 times a single pass would be 12. So the sliding window goes
+  image by image on a CPU.
 - Winograd for 64 and 128 channels: up to 1.4 times slower, and in bfloat16 for all layers: 2.2 times the error of each.
 - The gradient of cross-entropy by hand in parts: 143 instead of 193 ms, but then only of that loss.
 - Memory that malloc does not give back (MALLOC_TRIM_THRESHOLD_, MALLOC_MMAP_THRESHOLD_ of 4 GB): the plain loss 420 ms

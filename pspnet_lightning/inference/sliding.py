@@ -218,7 +218,7 @@ def _answering(network: Network) -> Callable[[Tensor], Tensor | LowLogits]:
     def one_by_one(images: Tensor) -> Tensor | LowLogits:
         if images.device.type != "cpu" or network.training:
             return answer(images)
-        # A CPU gains nothing by batches, and its convolutions in channels_last lose: measured up to twice the time.
+        # A CPU gains nothing by batches, and its convolutions in channels_last lose (see cli/benchmark_model.py).
         answers = [answer(image[None]) for image in images]
         return answers[0]._replace(values=torch.cat([each.values for each in answers]))
 

@@ -30,7 +30,7 @@ def prepare_for_inference(model: PSPNet, dtype: torch.dtype = torch.float32) -> 
     if head.execution == "exact":
         # Its own dense tensor: a slice would be copied at every call.
         head.own_conv = WinogradConv2d(head.conv.weight[:, : head.in_channels], head.conv.bias)
-    # In half precision only the head's, a quarter of all products: one layer's larger rounding is not felt, all are.
+    # In half precision only the head's, a quarter of all products: in all layers the larger rounding would be felt.
     for parent in list(prepared.modules()) if dtype in (torch.float32, torch.float64) else ():
         for name, module in list(parent.named_children()):
             if isinstance(module, nn.Conv2d) and module is not head.conv and _worth_transforming(module):
