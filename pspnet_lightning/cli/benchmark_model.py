@@ -4,9 +4,9 @@ Every ratio is of times from the same round, in which all ways run in turn; the 
 float32 with the up-sampling of all logits and the maximum over classes, as the official code has it.
 
 What each step brought (2 cores of an AMD EPYC with avx512_bf16, torch 2.14.1, PSPNet-50, 473 x 473, 150 classes):
-labels from the heads' resolution in parts 33 ms instead of 90, loss and gradient in parts 193 ms instead of 934 for one
-head and two images, both in prototypes (no page of a full-size tensor is asked of the system); Winograd's products for the 3x3
-convolutions of 256 channels and more, with BatchNorm folded, 1105 ms instead of 1371 an image.
+labels from the heads' resolution in parts 33 ms instead of 90, loss and gradient in parts 193 ms instead of 934 for
+one head and two images, both in prototypes (no page of a full-size tensor is asked of the system); Winograd's
+products for the 3x3 convolutions of 256 channels and more, with BatchNorm folded, 1105 ms instead of 1371 an image.
 
 What was tried and left:
 - inductor over the folded network, frozen: 1246 ms beside the 1038 ms of the prepared one, 36 s to compile. An option.
