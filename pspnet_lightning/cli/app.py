@@ -81,6 +81,9 @@ def explain(error: BaseException, config_name: str = "train") -> str:
     if match := re.search(
         r"Could not find '([\w/]+)/([^/']+)'\s*Available options in '[^']+':\s*(.*)", text, re.DOTALL
     ):
+        plugin = match[2].partition("_")[0]
+        if match[1] == "hydra/launcher" and plugin in ("joblib", "submitit", "ray"):
+            return f"{match[1]}={match[2]} needs its plugin: pip install 'pspnet-lightning[{plugin}]'"
         options = match[3].split()
         return f"{match[1]}={match[2]}: there is no such option; {nearest(match[2], options)}"
     if "Caught " in text and "Traceback" in text:

@@ -19,9 +19,11 @@ import torch
 import yaml
 from conftest import REPOSITORY, SMALL, Run
 from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from pspnet_lightning.cli import sweep as sweep_module
+from pspnet_lightning.cli.app import explain
 from pspnet_lightning.cli.sweep import differences
 from pspnet_lightning.config import CONFIG_DIR, register_schemas
 from pspnet_lightning.sweeps import read_sweep
@@ -75,6 +77,20 @@ def test_launchers_compose_on_the_plugins_own_configs(name: str, target: str) ->
     # A key that the plugin does not take is an error.
     with pytest.raises(Exception, match="n_jbos"):
         composed(f"hydra/launcher={name}", "hydra.launcher.n_jbos=2")
+
+
+@pytest.mark.parametrize(("name", "extra"), [("joblib", "joblib"), ("submitit_slurm", "submitit"), ("ray", "ray")])
+def test_a_launcher_that_is_not_installed_names_its_extra(
+    name: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hydra.errors import HydraException
+
+    known = ConfigStore.instance().repo["hydra"]["launcher"]
+    monkeypatch.delitem(known, f"{name}.yaml", raising=False)
+    with pytest.raises(HydraException) as caught:
+        composed(f"hydra/launcher={name}")
+    expected = f"hydra/launcher={name} needs its plugin: pip install 'pspnet-lightning[{extra}]'"
+    assert explain(caught.value) == expected
 
 
 def test_every_launcher_config_is_tested() -> None:
@@ -346,7 +362,7 @@ def test_submitit_on_this_machine(command: Run, tmp_path: Path) -> None:
 @RAY
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray has no wheel for this Python")
 def test_ray(command: Run, tmp_path: Path) -> None:
-    side_by_side(command, tmp_path, "ray", "hydra.launcher.ray.remote.num_cpus=1")
+    side_by_side(command, tmp_path, "ray_gpus", "hydra.launcher.ray.remote.num_gpus=0")
     scores_one_by_one(command, tmp_path)
 
 
@@ -424,7 +440,7 @@ def test_an_interrupted_sweep_ends_with_the_weights_of_one_that_was_not(
             start_new_session=True,
         )
 
-    assert start("whole").wait(timeout=300) == 0
+    assert start("whole").wait(timeout=900) == 0
     process = start("parts")
     waited = tmp_path / "parts" / "1" / "checkpoints" / "last.ckpt"
     deadline = time.monotonic() + 120
@@ -436,7 +452,7 @@ def test_an_interrupted_sweep_ends_with_the_weights_of_one_that_was_not(
         process.kill()
     assert process.wait(timeout=60) != 0
     assert (tmp_path / "parts" / "1" / "results.json").exists() is False or launcher != "basic"
-    assert start("parts", "sweep.resume=true").wait(timeout=300) == 0
+    assert start("parts", "sweep.resume=true").wait(timeout=900) == 0
     for job in "012":
         ends = [
             torch.load(tmp_path / sweep / job / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
