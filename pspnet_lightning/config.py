@@ -222,6 +222,16 @@ class BenchmarkModelConfig:
     seed: int = 0
 
 
+@dataclass
+class WorkspaceConfig:
+    """The top level of ``workspace.yaml``."""
+
+    project: str = "pspnet-lightning"
+    entity: str | None = None
+    group: str | None = None
+    name: str = "pooling bins"
+
+
 PRIMARIES: dict[str, type] = {
     "train": TrainConfig,
     "evaluate": EvaluateConfig,
@@ -232,6 +242,7 @@ PRIMARIES: dict[str, type] = {
     "inspect": InspectConfig,
     "benchmark_input": BenchmarkInputConfig,
     "benchmark_model": BenchmarkModelConfig,
+    "workspace": WorkspaceConfig,
 }
 
 # Nodes of overrides, whose keys are those of a checkpoint's config: checked when they are laid over it.

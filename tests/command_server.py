@@ -20,7 +20,7 @@ from typing import Any
 
 
 def main() -> None:
-    for name in ("train", "evaluate", "explain", "predict", "convert", "export", "inspect", "benchmark"):
+    for name in ("train", "evaluate", "explain", "predict", "convert", "export", "inspect", "benchmark", "workspace"):
         importlib.import_module(f"pspnet_lightning.cli.{name}")
     for line in sys.stdin:
         request = json.loads(line)

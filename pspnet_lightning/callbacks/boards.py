@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,28 @@ class Picture:
     caption: str
 
 
-def as_picture(item: SheetItem) -> Picture:
-    """A sheet's row made small enough to be sent."""
+def as_pictures(items: Sequence[SheetItem], ignore_index: int) -> list[Picture]:
+    """The rows of a sheet made small enough to be sent, all of one size: narrower ones get a margin that is ignored."""
+    pictures = [_small(item) for item in items]
+    height = max((picture.label.shape[0] for picture in pictures), default=0)
+    width = max((picture.label.shape[1] for picture in pictures), default=0)
+
+    def padded(array: np.ndarray, value: int) -> np.ndarray:
+        below, right = height - array.shape[0], width - array.shape[1]
+        return np.pad(array, ((0, below), (0, right), (0, 0))[: array.ndim], constant_values=value)
+
+    return [
+        replace(
+            picture,
+            rgb=padded(picture.rgb, 255),
+            label=padded(picture.label, ignore_index),
+            prediction=padded(picture.prediction, ignore_index),
+        )
+        for picture in pictures
+    ]
+
+
+def _small(item: SheetItem) -> Picture:
     scale = min(1.0, PICTURE_WIDTH / item.label.shape[1])
     size = (round(item.label.shape[1] * scale), max(1, round(item.label.shape[0] * scale)))
 

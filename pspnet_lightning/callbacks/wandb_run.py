@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
 
-from pspnet_lightning.callbacks.boards import BEST_VALUES, Board, as_picture
+from pspnet_lightning.callbacks.boards import BEST_VALUES, Board, as_pictures
 from pspnet_lightning.callbacks.wandb_file import RunFile, run_files
 from pspnet_lightning.data import DataSpec
 from pspnet_lightning.visualize import SheetItem
@@ -169,7 +169,7 @@ class WandbRun(WandbLogger, Board):
         classes = {**dict(enumerate(spec.classes)), spec.ignore_index: "ignored"}
         verdicts = {0: "right", 1: "wrong", spec.ignore_index: "ignored"}
         images = []
-        for picture in map(as_picture, items):
+        for picture in as_pictures(items, spec.ignore_index):
             verdict = (picture.prediction != picture.label).astype(np.uint8)
             verdict[picture.label == spec.ignore_index] = spec.ignore_index
             masks = {
@@ -213,7 +213,10 @@ class WandbRun(WandbLogger, Board):
 
     @rank_zero_only
     def show_config(self, config: Mapping[str, Any]) -> None:
-        self.log_hyperparams(dict(config))
+        """The config, and the bins as a text: lists are no axis of W&B's charts."""
+        bins = config.get("model", {}).get("bins")
+        label = {} if bins is None else {"bins": " ".join(map(str, bins)) or "none"}
+        self.log_hyperparams({**config, **label})
 
     def show_best(self, values: Mapping[str, float], step: int) -> None:
         """In the run's summary only: a curve of one point would be a panel for nothing."""

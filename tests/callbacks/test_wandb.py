@@ -173,6 +173,7 @@ def test_jobs_of_a_sweep_are_runs_of_their_own_in_one_group(command: Run, tmp_pa
     assert [job.run.display_name for job in jobs] == ["model.bins=[]", "model.bins=[1,2]"]
     assert {job.run.run_group for job in jobs} == {"bins"}
     assert jobs[0].run.run_id != jobs[1].run.run_id
+    assert [job.config["bins"] for job in jobs] == ["none", "1 2"]
     for job in jobs:  # the first is over before the second begins
         assert job.records[-1].exit.exit_code == 0
         assert [step for step, _ in job.values("train/loss")] == [0, 1, 2]

@@ -1,0 +1,18 @@
+"""`pspnet-workspace project=...`: saves a sweep's page, bins against mIoU, in a W&B project."""
+
+from __future__ import annotations
+
+from omegaconf import DictConfig
+
+from pspnet_lightning.callbacks.workspace import save_workspace
+from pspnet_lightning.cli.app import run
+
+
+def main() -> None:
+    """The console script."""
+    run("workspace", workspace)
+
+
+def workspace(cfg: DictConfig) -> None:
+    """Saves the workspace and prints its address; needs a login."""
+    print(save_workspace(cfg.project, cfg.entity, group=cfg.group, name=cfg.name), flush=True)
