@@ -179,6 +179,7 @@ def test_jobs_of_a_sweep_are_runs_of_their_own_in_one_group(command: Run, tmp_pa
         assert [step for step, _ in job.values("train/loss")] == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_a_killed_and_resumed_run_goes_on_without_a_lost_or_a_second_point(tmp_path: Path) -> None:
     words = [sys.executable, str(REPOSITORY / "train.py"), *SCENES, "data.train_length=48", "data.epochs=3"]
     words += ["callbacks=every_steps", "callbacks.steps.every_n_train_steps=5", "hydra.run.dir=run"]

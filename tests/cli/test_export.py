@@ -181,6 +181,7 @@ def test_bfloat16_runs_on_any_size(command: Run, checkpoint: Path) -> None:
         assert 1e-5 < float((answered - expected).abs().max() / expected.abs().max()) < 5e-2
 
 
+@pytest.mark.slow
 def test_int8_is_calibrated_and_judged_by_real_images(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")

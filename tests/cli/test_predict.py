@@ -178,6 +178,7 @@ def test_what_is_done_is_passed_over_and_what_has_changed_is_not(
     assert "done already" not in predicted(command, "input=in")
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_where_it_stopped(command: Run, module: SegmentationModule, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     for number in range(20):

@@ -39,6 +39,7 @@ def run(command: Run, tmp_path: Path) -> Path:
     return tmp_path / "first"
 
 
+@pytest.mark.slow
 def test_the_same_command_with_any_number_of_workers(command: Run, run: Path, tmp_path: Path) -> None:
     for workers in (0, 1, 2, 4):
         option = f"data.num_workers={workers}"

@@ -59,7 +59,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return content["state_dict"]
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_killed_in_mid_epoch_and_resumed_ends_with_the_same_weights(tmp_path: Path, workers: int) -> None:
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     undisturbed.mkdir()
