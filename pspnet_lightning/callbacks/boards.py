@@ -67,7 +67,7 @@ def _small(item: SheetItem) -> Picture:
         rgb=small(as_rgb(item.image), cv2.INTER_AREA),
         label=small(item.label.astype(np.uint8), cv2.INTER_NEAREST),
         prediction=small(item.prediction.astype(np.uint8), cv2.INTER_NEAREST),
-        caption=item.name,
+        caption="/".join(Path(item.name).parts[-2:]),  # not where the files lie on this machine
     )
 
 

@@ -43,7 +43,9 @@ class ValidationPictures(Callback):
         self._chosen: set[int] = set()
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        total = sum(len(loader.sampler) for loader in _flat(trainer.val_dataloaders))
+        loaders = zip(_flat(trainer.val_dataloaders), trainer.num_val_batches, strict=True)
+        # trainer.limit_val_batches may leave some out.
+        total = sum(min(len(loader.sampler), int(count * (loader.batch_size or 1))) for loader, count in loaders)
         self._items, self._worst, self._seen = [], [], 0
         self._chosen = {round(position) for position in np.linspace(0, max(total - 1, 0), self.count)}
 

@@ -2,31 +2,76 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, RichProgressBar
 from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBarTheme
+from rich import get_console
+
+# What the bar calls the figures.
+_NAMES = {
+    "train/loss": "loss",
+    "lr/backbone": "lr",
+    "lr/all": "lr",
+    "images_per_second": "images/s",
+    "val/miou": "mIoU",
+}
+# Narrower terminals get a short bar without times, and the loss and the last mIoU only.
+_WIDE = 110
 
 
 class _TrainingBar(RichProgressBar):
-    """The bar with the loss, the backbone's learning rate, images a second and the last mIoU; no version number."""
+    """The bar with loss, learning rate, images a second and the last mIoU; epochs that are over leave their line."""
+
+    def __init__(self, refresh_rate: int) -> None:
+        super().__init__(refresh_rate=refresh_rate, leave=False, theme=RichProgressBarTheme(metrics_format=".3g"))
+        self._lines = EpochLines(self._say)
+
+    def _say(self, line: str) -> None:
+        # Through the bar's own console: above it, not into it.
+        get_console().print(line, highlight=False)
+
+    def _is_wide(self) -> bool:
+        return get_console().width >= _WIDE
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        total = self.trainer.max_epochs
+        return f"epoch {current_epoch + 1}/{total}" if total and total > 0 else f"epoch {current_epoch + 1}"
+
+    @property
+    def validation_description(self) -> str:
+        return "validation"
+
+    def configure_columns(self, trainer: L.Trainer) -> list[Any]:
+        description, bar, batches, times, _ = super().configure_columns(trainer)
+        bar.bar_width = 20 if self._is_wide() else 12
+        return [description, bar, batches, times] if self._is_wide() else [description, bar, batches]
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
         metrics = super().get_metrics(trainer, pl_module)
-        metrics.pop("v_num", None)
-        return metrics
+        shown = {short: metrics[key] for key, short in _NAMES.items() if key in metrics}
+        return shown if self._is_wide() else {key: shown[key] for key in ("loss", "mIoU") if key in shown}
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        super().on_validation_end(trainer, pl_module)
+        self._lines.on_validation_end(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        super().on_train_epoch_end(trainer, pl_module)
+        self._lines.on_train_epoch_end(trainer, pl_module)
 
 
 def progress_bar(refresh_rate: int = 1) -> Callback:
-    """A rich bar on a terminal, otherwise one line an epoch."""
-    if sys.stdout.isatty():
-        theme = RichProgressBarTheme(metrics_format=".4g")
-        return _TrainingBar(refresh_rate=refresh_rate, leave=False, theme=theme)
-    return EpochLines()
+    """A rich bar on a terminal; one line an epoch in pipes, under CI (``CI=true``) and on dumb terminals."""
+    under_ci = os.environ.get("CI", "").lower() not in ("", "0", "false")
+    bare = under_ci or os.environ.get("TERM") == "dumb" or not sys.stdout.isatty()
+    return EpochLines() if bare else _TrainingBar(refresh_rate)
 
 
 class Throughput(Callback):
@@ -64,10 +109,15 @@ class Throughput(Callback):
             pl_module.log("gpu_memory", memory, batch_size=size)
 
 
+def _print(line: str) -> None:
+    print(line, flush=True)
+
+
 class EpochLines(Callback):
     """One line an epoch on standard output, for pipes, log files and CI."""
 
-    def __init__(self) -> None:
+    def __init__(self, say: Callable[[str], None] = _print) -> None:
+        self._say = say
         self._validated = -1
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -96,7 +146,4 @@ class EpochLines(Callback):
             if key in metrics and (self._validated == trainer.current_epoch or not key.startswith("val/"))
         ]
         total = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else "?"
-        print(
-            f"epoch {trainer.current_epoch + 1}/{total}, step {trainer.global_step}: {', '.join(shown)}",
-            flush=True,
-        )
+        self._say(f"epoch {trainer.current_epoch + 1}/{total}, step {trainer.global_step}: {', '.join(shown)}")

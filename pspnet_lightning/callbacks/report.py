@@ -70,9 +70,9 @@ class RunReport(Callback):
         }
         write_json(content, self.folder / "results.json")
         confusion_figure(confusion.numpy(), spec.classes, self.folder / "confusion.png")
-        from rich.console import Console
+        from rich import get_console  # the bar's own: above it, not into it
 
-        Console().print(class_table(result, spec.classes))
+        get_console().print(class_table(result, spec.classes))
 
     def details(self) -> dict[str, Any]:
         """What else ``results.json`` holds."""
