@@ -8,8 +8,9 @@ import torch
 from conftest import SMALL
 from hydra import compose, initialize_config_dir
 
-from pspnet_lightning.config import CONFIG_DIR, as_plain, build_module, build_source, register_schemas
+from pspnet_lightning.config import CONFIG_DIR, as_plain, build_module, build_source
 from pspnet_lightning.module import SegmentationModule
+from pspnet_lightning.schemas import register_schemas
 
 
 def write_checkpoint(path: Path, *overrides: str, width: int = 8) -> SegmentationModule:

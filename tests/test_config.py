@@ -19,11 +19,11 @@ from pspnet_lightning.config import (
     build_data,
     build_model,
     build_module,
-    register_schemas,
     split_data_node,
 )
 from pspnet_lightning.data import DataSpec, default_palette
 from pspnet_lightning.inference import SlidingWindow
+from pspnet_lightning.schemas import register_schemas
 
 GROUPS = ["model", "data", "augment", "loss", "optimizer", "scheduler", "trainer", "callbacks", "logger"]
 GROUPS += ["experiment", "debug"]

@@ -25,6 +25,7 @@ FLOORS = {
     "batchnorm": 1,
     "callbacks": 1,
     "config": 2,
+    "schemas": 2,
     "checkpoint": 2,
     "predict": 2,
     "checkpoint_io": 2,

@@ -20,7 +20,8 @@ from omegaconf.errors import OmegaConfBaseException
 from rich import progress
 from rich.console import Console
 
-from pspnet_lightning.config import CONFIG_DIR, nearest, register_schemas, top_level_keys
+from pspnet_lightning.config import CONFIG_DIR, nearest
+from pspnet_lightning.schemas import register_schemas, top_level_keys
 
 # What a user can cause and mend. Anything else is a defect of ours and keeps its stack trace.
 USER_ERRORS = (
@@ -68,6 +69,10 @@ def explain(error: BaseException, config_name: str = "train") -> str:
     if match := re.search(r"Could not override '([^']+)'", text):
         key = match[1]
         return f"{key}: there is no such key in the configuration; {nearest(key, _known_keys(config_name))}"
+    if isinstance(error, MisconfigurationException) and "No supported gpu backend" in text:
+        return (
+            "trainer.accelerator=gpu: this machine has no GPU that torch can use; trainer.accelerator=cpu works"
+        )
     if match := re.search(r"Key '([^']+)' not in '(\w+Config)'", text):
         known = top_level_keys(config_name)
         return f"{match[1]}: there is no such key at the top of {config_name}.yaml; {nearest(match[1], known)}"

@@ -42,6 +42,7 @@ import torch
 import torch.nn.functional as F
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
+from rich import box
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -97,7 +98,8 @@ def measure_model(config: DictConfig) -> None:
             result["measures"][measure] = rows
             result["matrix_product_gflops"] = {name: statistics.median(values) for name, values in rates.items()}
             write_json(result, path)
-            Console().print(_table(measure, rows, cfg))
+            # Into a file the table goes at the width that it needs.
+            Console(width=None if sys.stdout.isatty() else 120).print(_table(measure, rows, cfg))
     products = ", ".join(f"{name} {rate:.0f} GFLOP/s" for name, rate in result["matrix_product_gflops"].items())
     print(f"{result['machine']['device']}, torch {torch.__version__}; matrix product: {products}")
     print(f"medians of {cfg['rounds']} interleaved rounds, quartiles beside; rate: to the reference in the same round")
@@ -239,10 +241,11 @@ def _table(measure: str, rows: list[dict[str, Any]], cfg: dict[str, Any]) -> Tab
         "sliding": f"{cfg['width']} x {cfg['height']}, crops of {cfg['size']}",
         "train": f"{cfg['train_batch']} x {cfg['size']} x {cfg['size']}",
     }.get(measure, f"{cfg['batch']} x {cfg['size']} x {cfg['size']}")
-    table = Table(title=f"{_WHAT[measure]}, {size}")
+    table = Table(title=f"{_WHAT[measure]}, {size}", box=box.SIMPLE_HEAD, pad_edge=False)
     last = "labels equal" if measure in ("labels", "sliding") else "difference"
-    for column in ("way", "ms", "quartiles", "rate", "quartiles", "GMAC", "GFLOP/s", "of product", "peak MB", last):
-        table.add_column(column, justify="left" if column == "way" else "right")
+    table.add_column("way")
+    for column in ("ms", "quartiles", "rate", "quartiles", "GMAC", "of product", "peak MB", last):
+        table.add_column(column, justify="right", no_wrap=True)
     for row in rows:
         name = Way(**{key: row[key] for key in ("measure", "formulation", "precision", "layout", "mode")}).name
         agree = row.get("labels_agree_percent")
@@ -255,7 +258,6 @@ def _table(measure: str, rows: list[dict[str, Any]], cfg: dict[str, Any]) -> Tab
             f"{row['rate_to_reference']:.2f}",
             "-".join(f"{value:.2f}" for value in row["rate_quartiles"]),
             f"{row['gmac']:.1f}" if known else "",
-            f"{row['gflops']:.0f}" if known else "",
             f"{100 * row['share_of_matrix_product']:.0f} %" if known else "",
             f"{row['peak_bytes'] / 1e6:.0f}" if row["peak_bytes"] is not None else "",
             f"{agree:.4f} %" if agree is not None else f"{difference:.1e}",

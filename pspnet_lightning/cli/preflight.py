@@ -43,7 +43,7 @@ def preflight(
     if 0 < values < FEW_VALUES:
         lines.append(
             f"warning: BatchNorm of the pyramid's bin {smallest} sees {values} values a channel; take a larger "
-            f"data.batch_size, trainer.sync_batchnorm=true on several GPUs, or model.bins without {smallest}"
+            f"data.batch_size, GPUs, which synchronise BatchNorm, or model.bins without {smallest}"
         )
     if data.check and not data.overfit:
         lines += [f"warning: {text}" for text in label_warnings(data.split("train"), limit=max(64, data.check))]

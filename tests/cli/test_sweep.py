@@ -25,7 +25,8 @@ from omegaconf import DictConfig, OmegaConf
 from pspnet_lightning.cli import sweep as sweep_module
 from pspnet_lightning.cli.app import explain
 from pspnet_lightning.cli.sweep import differences
-from pspnet_lightning.config import CONFIG_DIR, register_schemas
+from pspnet_lightning.config import CONFIG_DIR
+from pspnet_lightning.schemas import register_schemas
 from pspnet_lightning.sweeps import read_sweep
 
 TINY = [
