@@ -70,9 +70,7 @@ def explain(error: BaseException, config_name: str = "train") -> str:
         key = match[1]
         return f"{key}: there is no such key in the configuration; {nearest(key, _known_keys(config_name))}"
     if isinstance(error, MisconfigurationException) and "No supported gpu backend" in text:
-        return (
-            "trainer.accelerator=gpu: this machine has no GPU that torch can use; trainer.accelerator=cpu works"
-        )
+        return "trainer.accelerator=gpu: this machine has no GPU that torch can use; trainer.accelerator=cpu works"
     if match := re.search(r"Key '([^']+)' not in '(\w+Config)'", text):
         known = top_level_keys(config_name)
         return f"{match[1]}: there is no such key at the top of {config_name}.yaml; {nearest(match[1], known)}"
