@@ -14,6 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+# Tests run in two processes, and torch, which is not imported yet, would take every core in each.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 # tests/ is no package: what tests share is imported by name from here.
 sys.path.insert(0, str(REPOSITORY / "tests"))
