@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, NamedTuple, Self, TypedDict
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypedDict
 
-import lightning as L
-import numpy as np
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -18,10 +14,10 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics.aggregation import MeanMetric
 
-from pspnet_lightning.inference import SlidingWindow, predict_probabilities
+from pspnet_lightning.inference import SlidingWindow
 from pspnet_lightning.losses import REDUCTIONS, CrossEntropy, segmentation_loss
 from pspnet_lightning.metrics import ConfusionMatrix, SegmentationScores, scores
-from pspnet_lightning.models import PSPNet, prepare_for_inference
+from pspnet_lightning.network import SegmentationNetwork
 from pspnet_lightning.upsampling import LowLogits
 
 OptimizerFactory = Callable[[nn.Module], Optimizer]
@@ -51,7 +47,7 @@ def step_seed(seed: int, batch_number: int, rank: int) -> int:
     return zlib.crc32(f"{seed}/{batch_number}/{rank}".encode())
 
 
-class SegmentationModule(L.LightningModule):
+class SegmentationModule(SegmentationNetwork):
     """Trains and validates a scene-parsing network.
 
     ``model(x)`` answers logits (N, K, H, W) in eval mode and ``(logits, aux_logits)`` in training
@@ -83,10 +79,8 @@ class SegmentationModule(L.LightningModule):
         channels_last: bool = True,
         description: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__()
-        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self.model = model.to(memory_format=self.memory_format)
-        self._answers_low_logits = "upsample" in inspect.signature(model.forward).parameters
+        super().__init__(model, mean=mean, std=std, channels_last=channels_last)
+        self._compiled: Callable[..., Any] | None = None
         self.criterion = criterion
         self.aux_weight = aux_weight
         if reduction not in REDUCTIONS:
@@ -98,91 +92,28 @@ class SegmentationModule(L.LightningModule):
         self._optimizer = optimizer
         self._scheduler = scheduler
         self._pending: _PendingLoss | None = None
-        # Not part of the state dict: they come from the data set's spec, which the checkpoint holds too.
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
         self.confusion = ConfusionMatrix(num_classes, ignore_index=ignore_index)
         self.val_loss = MeanMetric()
         self.val_scores: SegmentationScores | None = None
         # How validation and test predict; None: whole images at their own size, in one pass.
         self.protocol: SlidingWindow | None = None
 
-    # ------------------------------------------------------------------ the network
+    def compile_training(self) -> None:
+        """Has training steps run the network by ``torch.compile``; the first of them takes minutes.
 
-    def normalize(self, image: Tensor) -> Tensor:
-        """uint8 or float (N, C, H, W) in 0..255 -> float32, zero mean and unit variance, channels_last."""
-        mean, std = self.get_buffer("mean"), self.get_buffer("std")
-        # Converted first: uint8 minus float would promote element by element in NCHW strides on some devices.
-        return ((image.float() - mean) / std).contiguous(memory_format=self.memory_format)
-
-    def forward(self, image: Tensor) -> Any:
-        """uint8 images (N, C, H, W) -> what the network answers: full-size logits (N, K, H, W) in eval mode."""
-        return self.model(self.normalize(image))
-
-    def prepare_for_inference(self) -> Self:
-        """Exchanges the network for one that answers the same faster, and cannot be trained or saved; returns itself.
-
-        See ``pspnet_lightning.models.prepare_for_inference``. A network of another kind is left as it is.
+        Training batches have one size, so there is one graph. What is validated or predicted has many: it runs as it
+        is, where each size would be compiled anew until torch gives up at the eighth.
         """
-        if isinstance(self.model, PSPNet):
-            self.model = prepare_for_inference(self.model).to(memory_format=self.memory_format)
-        return self
+        # The jobs of a sweep share a process, and torch counts all their graphs as the same function's.
+        torch.compiler.reset()
+        self._compiled = torch.compile(self.model.forward, dynamic=False)
 
     def _logits_for_loss(self, image: Tensor) -> Any:
         """``forward``, with ``LowLogits`` where both the network and the criterion know them."""
+        network = self._compiled if self._compiled is not None and self.training else self.model
         if getattr(self.criterion, "takes_low_logits", False) and self._answers_low_logits:
-            return self.model(self.normalize(image), upsample=False)
-        return self(image)
-
-    @torch.inference_mode()
-    def predict(self, image: np.ndarray, protocol: SlidingWindow | None = None) -> np.ndarray:
-        """The label map uint8 (H, W) of one image (H, W, C) in its file's own units, at its own size.
-
-        uint8, or any number type for networks trained on such images. ``protocol`` says how; None: the whole image in
-        one pass. Raises ValueError for another shape.
-        """
-        pixels = torch.from_numpy(np.ascontiguousarray(self._checked(image))).permute(2, 0, 1).to(self.device)
-        with self._in_eval_mode():
-            if protocol is None or protocol.is_one_pass:
-                labels = self._labels(pixels[None])[0]
-            else:
-                labels = self._slide(pixels, protocol).argmax(dim=0)
-        return labels.to(torch.uint8).cpu().numpy()
-
-    @torch.inference_mode()
-    def predict_probabilities(self, image: np.ndarray, protocol: SlidingWindow | None = None) -> np.ndarray:
-        """Class probabilities float32 (K, H, W) of one image; see ``predict``."""
-        pixels = torch.from_numpy(np.ascontiguousarray(self._checked(image))).permute(2, 0, 1)
-        with self._in_eval_mode():
-            return self._slide(pixels, protocol or SlidingWindow(None, flip=False)).cpu().numpy()
-
-    def _labels(self, images: Tensor) -> Tensor:
-        """Labels (N, H, W) of whole images (N, C, H, W) in one pass."""
-        if self._answers_low_logits:
-            return self.model(self.normalize(images), upsample=False).labels()
-        return self(images).argmax(dim=1)
-
-    def _slide(self, image: Tensor, protocol: SlidingWindow) -> Tensor:
-        """Probabilities (K, H, W) of an image (C, H, W)."""
-        mean, std = (self.get_buffer(name).flatten().tolist() for name in ("mean", "std"))
-        return predict_probabilities(
-            self.model, image.permute(1, 2, 0), protocol, mean=mean, std=std, device=self.device
-        )
-
-    def _checked(self, image: np.ndarray) -> np.ndarray:
-        channels = self.get_buffer("mean").shape[1]
-        if image.ndim != 3 or image.shape[2] != channels:
-            raise ValueError(f"image of shape {image.shape}: expected (H, W, {channels})")
-        return image if image.dtype == np.uint8 else image.astype(np.float32)
-
-    @contextmanager
-    def _in_eval_mode(self) -> Iterator[None]:
-        was_training = self.training
-        self.eval()
-        try:
-            yield
-        finally:
-            self.train(was_training)
+            return network(self.normalize(image), upsample=False)
+        return network(self.normalize(image))
 
     # ------------------------------------------------------------------ training
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import time
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import Callback
 
 
@@ -69,6 +71,27 @@ class RaiseAt(Callback):
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         if trainer.global_step == self.step and trainer.global_rank == self.rank:
             raise RuntimeError(f"a fault on order in rank {self.rank}")
+
+
+class HangAt(Callback):
+    """One rank waits for what does not come, as NCCL does for a peer that has gone."""
+
+    def __init__(self, step: int, rank: int = 0, seconds: float = 300) -> None:
+        self.step = step
+        self.rank = rank
+        self.seconds = seconds
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        if trainer.global_step == self.step and trainer.global_rank == self.rank:
+            time.sleep(self.seconds)
+
+
+class CountGraphs(Callback):
+    """Says at the end of each training epoch how many graphs torch.compile has made in this process."""
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        count = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+        print(f"graphs of rank {trainer.global_rank} after epoch {trainer.current_epoch + 1}: {count}", flush=True)
 
 
 class LimitFileSize(Callback):

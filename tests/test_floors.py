@@ -20,6 +20,7 @@ FLOORS = {
     "upsampling": 0,
     "sweeps": 0,
     "export": 0,
+    "network": 1,
     "module": 1,
     "datamodule": 1,
     "batchnorm": 1,
@@ -40,7 +41,8 @@ FORBIDDEN = {
 }
 # Floor 1: what each may take from floor 0.
 ALLOWED = {
-    "module": {"models", "losses", "metrics", "optim", "inference", "upsampling"},
+    "network": {"models", "inference", "upsampling"},
+    "module": {"network", "losses", "metrics", "inference", "upsampling"},
     "datamodule": {"data"},
     "batchnorm": set(),
     "callbacks": {"visualize", "metrics", "data", "sweeps"},
@@ -97,6 +99,8 @@ def test_commands_do_not_import_each_other() -> None:
             "repeat",
             "resume",
             "sweep",
+            "sweep_job",
+            "locks",
             "optuna_sweeper",
             "benchmark_input",
             "benchmark_memory",

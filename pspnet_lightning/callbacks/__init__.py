@@ -1,5 +1,6 @@
 """What happens around training: progress on the screen, checkpoints, pictures, tables and the loggers they go to."""
 
+from pspnet_lightning.callbacks.averaging import ExponentialMovingAverage
 from pspnet_lightning.callbacks.checkpoints import RunCheckpoint, StepCheckpoint
 from pspnet_lightning.callbacks.dashboard import Dashboard
 from pspnet_lightning.callbacks.evaluation import EvaluationReport, SavePredictions
@@ -13,6 +14,7 @@ __all__ = [
     "Dashboard",
     "EpochLines",
     "EvaluationReport",
+    "ExponentialMovingAverage",
     "MedianPruning",
     "RunCheckpoint",
     "RunReport",

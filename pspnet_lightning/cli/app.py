@@ -8,9 +8,11 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, OverrideParseException
@@ -69,8 +71,12 @@ def explain(error: BaseException, config_name: str = "train") -> str:
     if match := re.search(r"Could not override '([^']+)'", text):
         key = match[1]
         return f"{key}: there is no such key in the configuration; {nearest(key, _known_keys(config_name))}"
-    if isinstance(error, MisconfigurationException) and "No supported gpu backend" in text:
-        return "trainer.accelerator=gpu: this machine has no GPU that torch can use; trainer.accelerator=cpu works"
+    if match := re.search(r"No supported (gpu) backend|`(CUDA|MPS)Accelerator` can not run", text):
+        name = (match[1] or match[2]).lower()
+        return (
+            f"trainer.accelerator={name}: this machine has no such device that torch {torch.__version__} can use; "
+            f"trainer=cpu takes its processor"
+        )
     if match := re.search(r"Key '([^']+)' not in '(\w+Config)'", text):
         known = top_level_keys(config_name)
         return f"{match[1]}: there is no such key at the top of {config_name}.yaml; {nearest(match[1], known)}"
@@ -94,14 +100,21 @@ def explain(error: BaseException, config_name: str = "train") -> str:
         tail = re.split(r"\n(?:\w+\.)*\w*(?:Error|Exception): ", text)
         return tail[-1].strip()
     if isinstance(error, HydraException) and error.__cause__ is not None:
-        return (
-            explain(error.__cause__, config_name)
-            if isinstance(error.__cause__, USER_ERRORS)
-            else f"{text}: {error.__cause__}"
-        )
+        if isinstance(error.__cause__, USER_ERRORS):
+            return explain(error.__cause__, config_name)
+        target = re.search(r"Error in call to target '(?:\w+\.)*(\w+)'", text)
+        return f"{target[1] if target else text}: {error.__cause__}"
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.strerror}: {error.filename}"
     return text or type(error).__name__
+
+
+def shown(path: str | Path) -> str:
+    """A path relative to where the user stands, if it lies below."""
+    try:
+        return str(Path(path).resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
 
 
 def track(items: Iterable[Any], text: str, *, total: int) -> Iterable[Any]:

@@ -29,7 +29,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from pspnet_lightning.callbacks.report import write_json
-from pspnet_lightning.cli.sweep import STOPPED
+from pspnet_lightning.cli.sweep_job import STOPPED
 from pspnet_lightning.config import as_plain, build
 from pspnet_lightning.sweeps import history, read_job
 

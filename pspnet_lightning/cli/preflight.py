@@ -34,9 +34,11 @@ def preflight(
                 f"it: data.lr={matching:g}, or data.batch_size={max(1, round(RECIPE_BATCH * rate / RECIPE_LR))}"
             )
     if devices > 1 and not synchronized:
+        declined = config["trainer"].get("sync_batchnorm") is False
+        reason = "trainer.sync_batchnorm=false" if declined else "torch's SyncBatchNorm runs on GPUs only"
         lines.append(
-            f"BatchNorm is not synchronised (torch's SyncBatchNorm runs on GPUs only; trainer.sync_batchnorm): each of "
-            f"{devices} devices normalises over its own {batch // devices} of {batch} images"
+            f"BatchNorm is not synchronised ({reason}): each of {devices} devices normalises over its own "
+            f"{batch // devices} of {batch} images"
         )
     smallest = min(config["model"].get("bins") or [0])
     values = batch // (1 if synchronized else devices) * smallest**2

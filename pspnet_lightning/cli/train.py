@@ -11,7 +11,7 @@ import lightning as L
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from lightning.pytorch.callbacks import LambdaCallback, ProgressBar
+from lightning.pytorch.callbacks import LambdaCallback, ModelSummary, ProgressBar
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
@@ -22,13 +22,14 @@ from pspnet_lightning.callbacks.preemption import Preempted, Preemption
 from pspnet_lightning.checkpoint import load_weights, read_checkpoint
 from pspnet_lightning.checkpoint_io import clear_parts
 from pspnet_lightning.cli import optuna_sweeper
-from pspnet_lightning.cli.app import USER_ERRORS, explain
+from pspnet_lightning.cli.app import USER_ERRORS, explain, shown
 from pspnet_lightning.cli.job import Job
 from pspnet_lightning.cli.preflight import preflight
 from pspnet_lightning.cli.ranks import match_devices, start
 from pspnet_lightning.cli.repeat import compare_weights, differences, repeating
 from pspnet_lightning.cli.resume import checkpoint_to_resume, typed
-from pspnet_lightning.cli.sweep import reported, run_job
+from pspnet_lightning.cli.sweep import reported
+from pspnet_lightning.cli.sweep_job import run_job
 from pspnet_lightning.config import as_plain, build, build_data, build_module, check_keys
 from pspnet_lightning.data import fingerprint
 from pspnet_lightning.data.transforms import as_size
@@ -94,7 +95,7 @@ def _train(cfg: DictConfig, folder: Path, record: RunRecord, job: Job, preemptio
         content = read_checkpoint(resume)
         load_weights(module, content["state_dict"], resume)
     if cfg.compile:
-        module.model.compile()
+        module.compile_training()
     callbacks = [build(node, f"callbacks.{name}") for name, node in cfg.callbacks.items() if node]
     callbacks.append(
         LambdaCallback(
@@ -109,8 +110,11 @@ def _train(cfg: DictConfig, folder: Path, record: RunRecord, job: Job, preemptio
         resume_from(loggers, content, resume)
     node = dict(as_plain(cfg.trainer))
     layer_sync = SyncBatchNormOnGPUs(node.pop("sync_batchnorm", "auto"))
-    if not any(isinstance(callback, ProgressBar) for callback in callbacks):
-        node["enable_progress_bar"] = False  # Lightning would add a bar of its own
+    for key, kind in (("enable_progress_bar", ProgressBar), ("enable_model_summary", ModelSummary)):
+        if not node.get(key, True):
+            callbacks = [callback for callback in callbacks if not isinstance(callback, kind)]
+        # Where there is none, Lightning would add one of its own.
+        node[key] = any(isinstance(callback, kind) for callback in callbacks)
     trainer: L.Trainer = build(
         node,
         "trainer",
@@ -124,8 +128,13 @@ def _train(cfg: DictConfig, folder: Path, record: RunRecord, job: Job, preemptio
     job.adopt(trainer, {**as_plain(cfg), "ckpt_path": resume})
     try:
         _fit_and_report(cfg, trainer, module, data, resume, folder, layer_sync, preemption)
-    except BaseException:
+    except BaseException as error:
         finish(loggers, failed=True)
+        if cfg.compile and isinstance(error, torch._dynamo.exc.TorchDynamoException):
+            raise ValueError(
+                f"compile=true: torch cannot compile the network here ({str(error).splitlines()[0]}); compile=false "
+                f"trains without"
+            ) from error
         raise
     finish(loggers)
     value = _objective(trainer, cfg)
@@ -163,7 +172,7 @@ def _fit_and_report(
     if trainer.is_global_zero:
         _save_config(cfg, folder / "config.yaml")
         log_config(trainer, as_plain(cfg))
-        print(f"data {data.spec.name}, {data.spec.num_classes} classes; run folder {_shown(folder)}", flush=True)
+        print(f"data {data.spec.name}, {data.spec.num_classes} classes; run folder {shown(folder)}", flush=True)
         for line in preflight(as_plain(cfg), data, devices=trainer.world_size, synchronized=layer_sync.active(trainer)):
             print(line, flush=True)
 
@@ -179,8 +188,8 @@ def _fit_and_report(
     if best is not None:
         trainer.validate(module, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
         if trainer.is_global_zero:
-            print(f"best checkpoint: {_shown(best)}")
-            print(f"evaluate it:     pspnet-evaluate checkpoint={_shown(best)}", flush=True)
+            print(f"best checkpoint: {shown(best)}")
+            print(f"evaluate it:     pspnet-evaluate checkpoint={shown(best)}", flush=True)
 
 
 def _save_config(cfg: DictConfig, path: Path) -> None:
@@ -232,14 +241,6 @@ def _require_objective(trainer: L.Trainer, name: str) -> None:
         raise ValueError(
             f"objective={name!r} was not logged; logged are: {', '.join(sorted(trainer.callback_metrics))}"
         )
-
-
-def _shown(path: str | Path) -> str:
-    """A path relative to where the user stands, if it lies below."""
-    try:
-        return str(Path(path).resolve().relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)
 
 
 if __name__ == "__main__":

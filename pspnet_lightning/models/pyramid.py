@@ -173,6 +173,6 @@ def require_several_values(norm: nn.Module, values: int, where: str) -> None:
             return  # the other processes' values count too
         raise ValueError(
             f"BatchNorm of {where} sees one value per channel in this training batch, for which it is undefined: use a "
-            f"batch of at least 2 images on each device, sync_batchnorm over several devices, bins without 1, or put "
-            f"the BatchNorm layers into eval mode"
+            f"batch of at least 2 images on each device, several GPUs, which synchronise BatchNorm, bins without 1, or "
+            f"put the BatchNorm layers into eval mode"
         )

@@ -287,3 +287,23 @@ def test_a_non_finite_loss_stops_the_run_with_the_files(command: Run, small_list
     assert re.search(
         r"the training loss is (nan|inf) at step \d+; the batch's images: \S*images/\d\.png", result.stderr
     )
+
+
+@pytest.mark.parametrize(
+    "words", [["trainer=gpu"], ["trainer=ddp"], ["trainer.accelerator=cuda"], ["trainer.accelerator=mps"]]
+)
+def test_a_device_that_is_not_there_has_a_remedy(command: Run, tmp_path: Path, words: list[str]) -> None:
+    name = words[0].rpartition("=")[2].replace("ddp", "gpu")
+    failed = command("train", *words, "hydra.run.dir=run", CUDA_VISIBLE_DEVICES="")
+    assert failed.returncode == 1
+    assert "Traceback" not in failed.stderr
+    expected = (
+        f"error: trainer.accelerator={name}: this machine has no such device that torch {torch.__version__} can use"
+    )
+    assert expected in failed.stderr
+    assert "trainer=cpu takes its processor" in failed.stderr
+
+
+def test_devices_of_another_kind(command: Run) -> None:
+    failed = command("train", "trainer=cpu", "trainer.devices=-1", "hydra.run.dir=run")
+    assert "error: Trainer: `devices` selected with `CPUAccelerator` should be an int > 0" in failed.stderr

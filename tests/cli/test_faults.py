@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 from conftest import SMALL, Run
-from same_run import assert_same_run, assert_same_weights, rows
+from same_run import assert_same_run, rows
 
 from pspnet_lightning.checkpoint import read_checkpoint
+from pspnet_lightning.cli.job import GRACE
 from pspnet_lightning.record import read_record
 
 # 3 epochs of 6 steps, each validated in 3 batches.
@@ -103,7 +104,7 @@ def test_with_averaged_weights_a_validation_is_finished_first(command: Run, expe
     run = tmp_path / "run"
     assert [row["step"] for row in rows(run) if "val/miou" in row] == ["5"]
     succeeded(command("train", *options))
-    assert_same_weights(expected(*averaging), run)
+    assert_same_run(expected(*averaging), run)
 
 
 @pytest.mark.parametrize("place", [{"where": "setup", "step": 0}, {"where": "final", "step": 18}], ids=str)
@@ -265,6 +266,24 @@ def test_a_rank_that_raises_takes_the_job_down(command: Run, tmp_path: Path) -> 
     assert "error: rank 1: RuntimeError('a fault on order in rank 1')" in done.stderr
     assert "a fault on order" in read_record(tmp_path / "run")["error"]
     assert left_over(tmp_path / "run") == []
+
+
+@pytest.mark.slow
+def test_rank_0_is_ended_where_it_does_not_notice(command: Run, tmp_path: Path) -> None:
+    hanging = ["+callbacks.hang._target_=faulty.HangAt", "+callbacks.hang.step=4"]
+    done = command("train", *RANKS, *fault(name="SIGKILL", step=4, rank=1), *hanging)
+    ended = time.time()
+    run = tmp_path / "run"
+    assert done.returncode == 1
+    assert done.stderr.count("error: ") == 1
+    assert re.search(r"error: rank 1 \(process \d+\) was killed by SIGKILL", done.stderr)
+    # The process ends at once, and yet the record does not stay at "running".
+    record = read_record(run)
+    assert record["status"] == "failed"
+    assert re.fullmatch(r"rank 1 \(process \d+\) was killed by SIGKILL", record["error"])
+    assert record["ended"] is not None
+    assert GRACE < ended - (run / "metrics.csv").stat().st_mtime < 30
+    assert left_over(run) == []
 
 
 @pytest.mark.slow

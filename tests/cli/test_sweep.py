@@ -22,12 +22,13 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-from pspnet_lightning.cli import sweep as sweep_module
+from pspnet_lightning.callbacks.wandb_file import RunFile, run_files
+from pspnet_lightning.cli import locks
 from pspnet_lightning.cli.app import explain
-from pspnet_lightning.cli.sweep import differences
+from pspnet_lightning.cli.sweep_job import differences
 from pspnet_lightning.config import CONFIG_DIR
 from pspnet_lightning.schemas import register_schemas
-from pspnet_lightning.sweeps import read_sweep
+from pspnet_lightning.sweeps import read_job, read_sweep
 
 TINY = [
     *SMALL,
@@ -170,6 +171,49 @@ def test_the_command_that_wandbs_agent_makes_composes() -> None:
         assert OmegaConf.to_container(composed(f"model.bins={text}").model.bins) == json.loads(text)
 
 
+def test_a_run_that_wandbs_agent_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The agent itself, with the commands that its server would send; no server is asked."""
+    from wandb.wandb_agent import Agent
+
+    content = wandb_file()
+    for name, value in {
+        "WANDB_MODE": "offline",
+        "WANDB_SWEEP_ID": "sweep123",
+        "WANDB_DIR": str(tmp_path),
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(REPOSITORY),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+    agent = Agent(api=None, queue=None)
+    # Further settings are lines of the command, as the file says.
+    agent._sweep_command = [*content["command"], *TINY, "hydra.run.dir=run"]
+    arguments = {"model.bins": "[1,2]", "data.lr": 0.0123, "loss.aux_weight": 0.25}
+    assert arguments.keys() == content["parameters"].keys()
+    answer = agent._process_command(
+        {
+            "type": "run",
+            "run_id": "run45678",
+            "program": str(REPOSITORY / content["program"]),
+            "args": {name: {"value": value} for name, value in arguments.items()},
+        }
+    )
+    assert "exception" not in answer, answer
+    assert agent._run_processes["run45678"].wait(timeout=200) == 0
+    # The server finds the run and its score under the names that the sweep has.
+    (path,) = run_files(tmp_path / "run", "run45678") or run_files(tmp_path, "run45678")
+    records = list(RunFile(path).records())
+    run = next(record.run for record in records if record.WhichOneof("record_type") == "run")
+    assert (run.run_id, run.sweep_id) == ("run45678", "sweep123")
+    (score,) = [row["val/miou"] for row in RunFile(path).rows() if "val/miou" in row]
+    job = read_job(tmp_path / "run")
+    assert score == pytest.approx(job.objective, abs=1e-6)
+    assert job.config["model"]["bins"] == [1, 2]
+    assert job.config["optimizer"]["lr"] == 0.0123
+    assert job.config["loss"]["aux_weight"] == 0.25
+
+
 # ------------------------------------------------------------------ failures
 
 
@@ -279,13 +323,13 @@ def test_a_typo_leaves_no_folder(command: Run, tmp_path: Path) -> None:
 
 
 def test_two_sweeps_do_not_share_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweep_module, "_LOCK_SECONDS", 0.3)
+    monkeypatch.setattr(locks, "PATIENCE", 0.3)
     first = os.open(tmp_path, os.O_RDONLY)
     fcntl.flock(first, fcntl.LOCK_EX)
     with pytest.raises(ValueError, match="another sweep is running in x; wait for it"):
-        sweep_module._lock(tmp_path, "another sweep is running in x")
+        locks.lock_folder(tmp_path, "another sweep is running in x")
     os.close(first)
-    os.close(sweep_module._lock(tmp_path, "another"))
+    os.close(locks.lock_folder(tmp_path, "another"))
     assert not list(tmp_path.iterdir())
 
 

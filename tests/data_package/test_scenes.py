@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from pspnet_lightning.data import count_classes
-from pspnet_lightning.data.scenes import HULL, MIST, POST, SCENES, draw_scene, scenes
+from pspnet_lightning.data.drawing import HULL, MIST, POST, draw_scene
+from pspnet_lightning.data.scenes import SCENES, scenes
 
 
 def test_deterministic_in_any_order_and_process() -> None:
@@ -26,6 +27,15 @@ def test_deterministic_in_any_order_and_process() -> None:
     )
     there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert list(map(int, there)) == [zlib.crc32(part.tobytes()) for part in backwards[5]]
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.uint8, np.int32])
+def test_numpys_integers_are_indices(kind: type) -> None:
+    data = scenes("train")
+    for one, other in zip(data.read(7), data.read(kind(7)), strict=True):
+        assert (one == other).all()
+    with pytest.raises(TypeError):
+        data.read(7.0)
 
 
 def test_splits_and_seeds_differ() -> None:

@@ -1,0 +1,105 @@
+"""A network with its normalisation: images in their files' units in, logits, labels or probabilities out."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Self
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pspnet_lightning.inference import SlidingWindow, predict_probabilities
+from pspnet_lightning.models import PSPNet, prepare_for_inference
+
+
+class SegmentationNetwork(L.LightningModule):
+    """What a trained network needs to answer images.
+
+    ``model(x)`` answers logits (N, K, H, W) in eval mode. Images arrive as uint8 (N, C, H, W) and are normalised on
+    the device with ``mean`` and ``std`` (0..255 units). Where the network takes ``upsample=False``, labels are found
+    without full-size logits.
+    """
+
+    def __init__(
+        self, model: nn.Module, *, mean: tuple[float, ...], std: tuple[float, ...], channels_last: bool = True
+    ) -> None:
+        super().__init__()
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.model = model.to(memory_format=self.memory_format)
+        self._answers_low_logits = "upsample" in inspect.signature(model.forward).parameters
+        # Not part of the state dict: they come from the data set's spec, which the checkpoint holds too.
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+
+    def normalize(self, image: Tensor) -> Tensor:
+        """uint8 or float (N, C, H, W) in 0..255 -> float32, zero mean and unit variance, channels_last."""
+        mean, std = self.get_buffer("mean"), self.get_buffer("std")
+        # Converted first: uint8 minus float would promote element by element in NCHW strides on some devices.
+        return ((image.float() - mean) / std).contiguous(memory_format=self.memory_format)
+
+    def forward(self, image: Tensor) -> Any:
+        """uint8 images (N, C, H, W) -> what the network answers: full-size logits (N, K, H, W) in eval mode."""
+        return self.model(self.normalize(image))
+
+    def prepare_for_inference(self) -> Self:
+        """Exchanges the network for one that answers the same faster, and cannot be trained or saved; returns itself.
+
+        See ``pspnet_lightning.models.prepare_for_inference``. A network of another kind is left as it is.
+        """
+        if isinstance(self.model, PSPNet):
+            self.model = prepare_for_inference(self.model).to(memory_format=self.memory_format)
+        return self
+
+    @torch.inference_mode()
+    def predict(self, image: np.ndarray, protocol: SlidingWindow | None = None) -> np.ndarray:
+        """The label map uint8 (H, W) of one image (H, W, C) in its file's own units, at its own size.
+
+        uint8, or any number type for networks trained on such images. ``protocol`` says how; None: the whole image in
+        one pass. Raises ValueError for another shape.
+        """
+        pixels = torch.from_numpy(np.ascontiguousarray(self._checked(image))).permute(2, 0, 1).to(self.device)
+        with self._in_eval_mode():
+            if protocol is None or protocol.is_one_pass:
+                labels = self._labels(pixels[None])[0]
+            else:
+                labels = self._slide(pixels, protocol).argmax(dim=0)
+        return labels.to(torch.uint8).cpu().numpy()
+
+    @torch.inference_mode()
+    def predict_probabilities(self, image: np.ndarray, protocol: SlidingWindow | None = None) -> np.ndarray:
+        """Class probabilities float32 (K, H, W) of one image; see ``predict``."""
+        pixels = torch.from_numpy(np.ascontiguousarray(self._checked(image))).permute(2, 0, 1)
+        with self._in_eval_mode():
+            return self._slide(pixels, protocol or SlidingWindow(None, flip=False)).cpu().numpy()
+
+    def _labels(self, images: Tensor) -> Tensor:
+        """Labels (N, H, W) of whole images (N, C, H, W) in one pass."""
+        if self._answers_low_logits:
+            return self.model(self.normalize(images), upsample=False).labels()
+        return self(images).argmax(dim=1)
+
+    def _slide(self, image: Tensor, protocol: SlidingWindow) -> Tensor:
+        """Probabilities (K, H, W) of an image (C, H, W)."""
+        mean, std = (self.get_buffer(name).flatten().tolist() for name in ("mean", "std"))
+        return predict_probabilities(
+            self.model, image.permute(1, 2, 0), protocol, mean=mean, std=std, device=self.device
+        )
+
+    def _checked(self, image: np.ndarray) -> np.ndarray:
+        channels = self.get_buffer("mean").shape[1]
+        if image.ndim != 3 or image.shape[2] != channels:
+            raise ValueError(f"image of shape {image.shape}: expected (H, W, {channels})")
+        return image if image.dtype == np.uint8 else image.astype(np.float32)
+
+    @contextmanager
+    def _in_eval_mode(self) -> Iterator[None]:
+        was_training = self.training
+        self.eval()
+        try:
+            yield
+        finally:
+            self.train(was_training)
