@@ -31,7 +31,7 @@ def averaged(callback: ExponentialMovingAverage, weights: list[float]) -> tuple[
         module.weight.data.fill_(weight)
         trainer.global_step += 1
         callback.on_train_batch_end(trainer, module, None, None, 0)
-        averages.append(float(callback._average_model.module.weight))
+        averages.append(callback._average_model.module.weight.item())
     return averages, callback._average_model.module.std
 
 
