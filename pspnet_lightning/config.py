@@ -12,7 +12,7 @@ from typing import Any
 import hydra.utils
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from pspnet_lightning.data import DataSpec, EvalTransform, FoldSource
+from pspnet_lightning.data import DataSpec, EvalTransform, FoldSource, Progress, silent
 from pspnet_lightning.datamodule import SegmentationDataModule, Source
 from pspnet_lightning.losses import class_weights_from_counts
 from pspnet_lightning.models import PSPNet, load_imagenet_weights
@@ -151,12 +151,18 @@ def build_model(node: Mapping[str, Any], spec: DataSpec, *, pretrained: bool = T
 
 
 def build_module(
-    cfg: Any, spec: DataSpec, *, data: SegmentationDataModule | None = None, for_training: bool = True
+    cfg: Any,
+    spec: DataSpec,
+    *,
+    data: SegmentationDataModule | None = None,
+    for_training: bool = True,
+    progress: Progress = silent,
 ) -> SegmentationModule:
     """The LightningModule of a training config.
 
     ``data`` is needed only where ``loss.class_weights`` names a method: the weights are computed
-    from its training split. ``for_training=False`` leaves out optimiser and pretrained weights.
+    from its training split (``progress`` wraps that loop). ``for_training=False`` leaves out optimiser and
+    pretrained weights.
     """
     config = as_plain(cfg)
     loss = dict(config["loss"])
@@ -164,7 +170,7 @@ def build_module(
     reduction = loss.pop("reduction", "global")
     method = loss.get("class_weights")
     if isinstance(method, str):
-        counts = data.class_counts() if for_training and data is not None else None
+        counts = data.class_counts(progress) if for_training and data is not None else None
         loss["class_weights"] = None if counts is None else class_weights_from_counts(counts, method)
     return SegmentationModule(
         build_model(config["model"], spec, pretrained=for_training),

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from pspnet_lightning.data import (
     DataSpec,
     EpochSampler,
+    Progress,
     SegmentationDataset,
     TransformedDataset,
     check_labels,
@@ -24,6 +25,7 @@ from pspnet_lightning.data import (
     count_classes,
     first_images,
     shard_indices,
+    silent,
 )
 
 Source = Callable[[str], SegmentationDataset]
@@ -125,9 +127,9 @@ class SegmentationDataModule(L.LightningDataModule):
         for name in {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}.get(stage, ()):
             check_labels(self.split(name), limit=self.check)
 
-    def class_counts(self) -> np.ndarray:
+    def class_counts(self, progress: Progress = silent) -> np.ndarray:
         """Labelled pixels of each class over the training split, int64 (K,)."""
-        return count_classes(self.split("train"))
+        return count_classes(self.split("train"), progress)
 
     def train_dataloader(self) -> DataLoader[Any]:
         rank, world_size = self._ranks()

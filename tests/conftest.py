@@ -90,6 +90,16 @@ def command(command_server: subprocess.Popen[str], tmp_path: Path, tmp_path_fact
 
 
 @pytest.fixture
+def fresh_compiler() -> Iterator[None]:
+    """For tests that compile: torch remembers a function's sizes, and makes what varies between tests dynamic."""
+    import torch
+
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+@pytest.fixture
 def small_list(tmp_path: Path) -> Path:
     """A list-file data set of 6 + 3 images, 64 x 48, 3 classes in blocks: ``<tmp>/set`` with train.txt and val.txt."""
     root = tmp_path / "set"

@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -74,15 +75,17 @@ class RaiseAt(Callback):
 
 
 class HangAt(Callback):
-    """One rank waits for what does not come, as NCCL does for a peer that has gone."""
+    """One rank waits for what does not come, as NCCL does for a peer that has gone; ``file`` says since when."""
 
-    def __init__(self, step: int, rank: int = 0, seconds: float = 300) -> None:
+    def __init__(self, step: int, file: str, rank: int = 0, seconds: float = 300) -> None:
         self.step = step
+        self.file = Path(file)
         self.rank = rank
         self.seconds = seconds
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         if trainer.global_step == self.step and trainer.global_rank == self.rank:
+            self.file.touch()
             time.sleep(self.seconds)
 
 

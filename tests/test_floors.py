@@ -19,6 +19,7 @@ FLOORS = {
     "visualize": 0,
     "upsampling": 0,
     "sweeps": 0,
+    "terminal": 0,
     "export": 0,
     "network": 1,
     "module": 1,
@@ -45,7 +46,7 @@ ALLOWED = {
     "module": {"network", "losses", "metrics", "inference", "upsampling"},
     "datamodule": {"data"},
     "batchnorm": set(),
-    "callbacks": {"visualize", "metrics", "data", "sweeps"},
+    "callbacks": {"visualize", "metrics", "data", "sweeps", "terminal"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -193,6 +193,7 @@ def test_ohem_takes_low_logits_whole() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("fresh_compiler")
 def test_compiled_answers_low_logits() -> None:
     model, x = small_model().eval(), torch.randn(2, 3, 49, 65)
     compiled = copy.deepcopy(model)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -13,6 +12,8 @@ import torch
 from lightning.pytorch.callbacks import Callback, RichProgressBar
 from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBarTheme
 from rich import get_console
+
+from pspnet_lightning.terminal import animated
 
 # What the bar calls the figures.
 _NAMES = {
@@ -69,9 +70,7 @@ class _TrainingBar(RichProgressBar):
 
 def progress_bar(refresh_rate: int = 1) -> Callback:
     """A rich bar on a terminal; one line an epoch in pipes, under CI (``CI=true``) and on dumb terminals."""
-    under_ci = os.environ.get("CI", "").lower() not in ("", "0", "false")
-    bare = under_ci or os.environ.get("TERM") == "dumb" or not sys.stdout.isatty()
-    return EpochLines() if bare else _TrainingBar(refresh_rate)
+    return _TrainingBar(refresh_rate) if animated(sys.stdout) else EpochLines()
 
 
 class Throughput(Callback):

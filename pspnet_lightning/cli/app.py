@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,11 +19,12 @@ from hydra.errors import HydraException, OverrideParseException
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from rich import progress
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pspnet_lightning.config import CONFIG_DIR, nearest
 from pspnet_lightning.schemas import register_schemas, top_level_keys
+from pspnet_lightning.terminal import animated
 
 # What a user can cause and mend. Anything else is a defect of ours and keeps its stack trace.
 USER_ERRORS = (
@@ -117,11 +118,21 @@ def shown(path: str | Path) -> str:
         return str(path)
 
 
-def track(items: Iterable[Any], text: str, *, total: int) -> Iterable[Any]:
+def track(items: Iterable[Any], total: int, *, text: str) -> Iterable[Any]:
     """``items``, with a bar on standard error where that is a terminal."""
-    if not sys.stderr.isatty():
-        return items
-    return progress.track(items, text, total=total, console=Console(stderr=True), transient=True)
+    return _tracked(items, text, total) if animated(sys.stderr) else items
+
+
+def _tracked(items: Iterable[Any], text: str, total: int) -> Iterator[Any]:
+    with bar() as progress:
+        yield from progress.track(items, total=total, description=text)
+
+
+def bar() -> Progress:
+    """What is done, of how many, and the time left, on standard error; gone when it is over."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    # What is printed meanwhile stays where it was sent: standard output may be a file.
+    return Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=sys.stdout.isatty())
 
 
 def _known_keys(config_name: str) -> list[str]:

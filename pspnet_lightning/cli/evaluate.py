@@ -22,6 +22,7 @@ from pspnet_lightning.config import as_plain, build, build_eval_data, nearest
 from pspnet_lightning.data import DataSpec
 from pspnet_lightning.data.submission import prediction_files
 from pspnet_lightning.datamodule import SegmentationDataModule
+from pspnet_lightning.terminal import animated
 
 _METHODS = {"val": "validate", "test": "test"}
 
@@ -75,11 +76,11 @@ def _evaluate(cfg: DictConfig, job: Job) -> float:
     if cfg.evaluation.save_predictions:
         files = prediction_files(split, cfg.split)
         callbacks.append(SavePredictions(str(folder / "predictions"), files))
-    bar = sys.stdout.isatty()
+    bar = animated(sys.stdout) and cfg.trainer.get("enable_progress_bar", True)
     if bar:
         callbacks.append(progress_bar())
     trainer: L.Trainer = build(
-        {"enable_progress_bar": bar, **as_plain(cfg.trainer)},
+        {**as_plain(cfg.trainer), "enable_progress_bar": bar},
         "trainer",
         callbacks=callbacks,
         default_root_dir=str(folder),

@@ -79,7 +79,7 @@ def explain_checkpoint(cfg: DictConfig) -> None:
 
     study = ContextStudy(source_names(model.head), spec.num_classes, ignore_index=spec.ignore_index)
     shown = set(range(len(pictures)) if cfg.input is not None else sample_indices(len(pictures), cfg.pictures))
-    for number, picture in enumerate(track(pictures, "explaining", total=len(pictures))):
+    for number, picture in enumerate(track(pictures, len(pictures), text="explaining")):
         found = explain(model, _tensor(module, picture.image), baseline)
         target = None if picture.label is None else torch.from_numpy(picture.label)[None].long()
         study.update(found, target)
@@ -135,7 +135,7 @@ def _baseline(cfg: DictConfig, module: SegmentationModule, model: PSPNet, data: 
         raise ValueError(f"baseline_images={cfg.baseline_images} must be at least 1, or take baseline=zero")
     chosen = _Split(data, cfg.baseline_images)
     images = (_tensor(module, picture.image) for picture in chosen)
-    return Baseline.of(model, track(images, "mean of each source", total=len(chosen)))
+    return Baseline.of(model, track(images, len(chosen), text="mean of each source"))
 
 
 def _tensor(module: SegmentationModule, image: np.ndarray) -> Tensor:
@@ -195,7 +195,7 @@ def _receptive_field(
     cfg: DictConfig, module: SegmentationModule, model: PSPNet, pictures: _Files | _Split, folder: Path
 ) -> dict[str, Any]:
     chosen = [pictures[index] for index in sample_indices(len(pictures), cfg.receptive_field)]
-    images = track((_tensor(module, item.image)[0] for item in chosen), "receptive field", total=len(chosen))
+    images = track((_tensor(module, item.image)[0] for item in chosen), len(chosen), text="receptive field")
     fields = effective_receptive_fields(model, images, side=cfg.receptive_field_side)
     receptive_field_figure(fields, folder / "receptive_field.png")
     side, _ = theoretical_receptive_field(model.backbone)

@@ -22,6 +22,7 @@ from pspnet_lightning.config import nearest
 from pspnet_lightning.export import FORMATS, SUFFIXES, quantize, write_program, write_weights
 from pspnet_lightning.models import ExportableProgram, PSPNet, fold_batchnorm
 from pspnet_lightning.module import SegmentationModule
+from pspnet_lightning.terminal import animated
 
 # Precision -> the formats whose runtimes are faster with it. onnxruntime has no bfloat16 convolution on a CPU.
 _PRECISIONS = {"float32": FORMATS, "bfloat16": ("torch_export", "torchscript"), "int8": ("onnx",)}
@@ -168,5 +169,4 @@ def _write_program(
 
 
 def _working(what: str) -> Any:
-    console = Console(stderr=True)
-    return console.status(what) if sys.stderr.isatty() else nullcontext()
+    return Console(stderr=True).status(what) if animated(sys.stderr) else nullcontext()

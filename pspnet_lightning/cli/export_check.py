@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from pspnet_lightning.checkpoint import load, spec_of_module
+from pspnet_lightning.cli.app import track
 from pspnet_lightning.config import as_plain, build_source
 from pspnet_lightning.data import sample_indices
 from pspnet_lightning.export import (
@@ -62,7 +63,7 @@ def check_file(
         labels=cfg.labels,
         tolerance={"float32": TOLERANCE, "bfloat16": TOLERANCE_BFLOAT16, "int8": math.inf}[cfg.precision],
     )
-    for item in comparisons:
+    for item in track(comparisons, len(sizes), text=f"checking {path.name}"):
         count, height, width = item.size
         if not cfg.labels:
             said = f"max difference {item.difference:.1e} of the largest logit"
@@ -92,10 +93,11 @@ def _check_agreement(
     image_type: torch.dtype,
 ) -> None:
     spec = spec_of_module(module)
-    images = images_of(cfg, module, "val", cfg.calibration // 4, image_type)
+    count = cfg.calibration // 4
+    images = track(images_of(cfg, module, "val", count, image_type), count, text="comparing labels")
     options: dict[str, Any] = {"normalize": cfg.normalize, "labels": cfg.labels}
     share = agreement(program, model, images, mean=spec.mean, std=spec.std, **options)
-    print(f"int8: {100 * share:.2f} % of the pixels of {cfg.calibration // 4} validation images keep their label")
+    print(f"int8: {100 * share:.2f} % of the pixels of {count} validation images keep their label")
     if share < AGREEMENT_INT8:
         raise ValueError(
             f"precision=int8: fewer than {100 * AGREEMENT_INT8:.0f} % of the labels are kept; the file is not kept "

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
@@ -36,8 +35,9 @@ def inspect(cfg: DictConfig) -> None:
     if not splits:
         raise ValueError("splits=[] names no split; give splits=[train,val]")
     spec = next(iter(splits.values())).spec
+    threads = len(os.sched_getaffinity(0))
     found = [
-        inspect_split(data, name, limit=cfg.limit, threads=len(os.sched_getaffinity(0)), progress=_progress(name))
+        inspect_split(data, name, limit=cfg.limit, threads=threads, progress=partial(track, text=f"reading {name}"))
         for name, data in splits.items()
     ]
     content = {"data": spec.name, "classes": list(spec.classes), "splits": [item.to_dict() for item in found]}
@@ -59,13 +59,6 @@ def inspect(cfg: DictConfig) -> None:
         raise ValueError(
             f"{len(broken)} of {sum(item.read for item in found) + len(broken)} pairs are broken; see above"
         )
-
-
-def _progress(split: str) -> Any:
-    def show(items: Iterable[Any], total: int) -> Iterable[Any]:
-        return track(items, f"reading {split}", total=total)
-
-    return show
 
 
 def _print(found: list[Inspection], spec: DataSpec) -> None:

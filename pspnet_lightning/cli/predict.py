@@ -14,17 +14,16 @@ import cv2
 import numpy as np
 import torch
 from omegaconf import DictConfig
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pspnet_lightning.checkpoint import read_checkpoint, rebuild, spec_of
-from pspnet_lightning.cli.app import run
+from pspnet_lightning.cli.app import bar, run
 from pspnet_lightning.cli.protocol import build_protocol, sha256_of, shown_protocol, trained_crop
 from pspnet_lightning.config import as_plain
 from pspnet_lightning.data.description import image_reader
 from pspnet_lightning.data.rasters import TIFF_TAILS, TiffRows, georeference, image_size
 from pspnet_lightning.predict import Input, Manifest, Outputs, Predictor, Writer, find_inputs
 from pspnet_lightning.predict.video import predict_video
+from pspnet_lightning.terminal import animated
 
 # What is wrong with one input and leaves the others alone.
 _OF_ONE_INPUT = (ValueError, FileNotFoundError, PermissionError, MemoryError, torch.OutOfMemoryError, cv2.error)
@@ -168,10 +167,9 @@ class _Work:
 @contextmanager
 def _bar(total: int) -> Iterator[Callable[[str, int, float], None]]:
     """A bar on standard error if that is a terminal; moved by (name of the input, inputs done, share of this one)."""
-    if not sys.stderr.isatty():
+    if not animated(sys.stderr):
         yield lambda name, done, share: None
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with bar() as progress:
         task = progress.add_task("", total=total)
         yield lambda name, done, share: progress.update(task, description=name, completed=done + share)

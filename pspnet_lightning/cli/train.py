@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 import lightning as L
@@ -22,7 +23,7 @@ from pspnet_lightning.callbacks.preemption import Preempted, Preemption
 from pspnet_lightning.checkpoint import load_weights, read_checkpoint
 from pspnet_lightning.checkpoint_io import clear_parts
 from pspnet_lightning.cli import optuna_sweeper
-from pspnet_lightning.cli.app import USER_ERRORS, explain, shown
+from pspnet_lightning.cli.app import USER_ERRORS, explain, shown, track
 from pspnet_lightning.cli.job import Job
 from pspnet_lightning.cli.preflight import preflight
 from pspnet_lightning.cli.ranks import match_devices, start
@@ -31,7 +32,7 @@ from pspnet_lightning.cli.resume import checkpoint_to_resume, typed
 from pspnet_lightning.cli.sweep import reported
 from pspnet_lightning.cli.sweep_job import run_job
 from pspnet_lightning.config import as_plain, build, build_data, build_module, check_keys
-from pspnet_lightning.data import fingerprint
+from pspnet_lightning.data import fingerprint, silent
 from pspnet_lightning.data.transforms import as_size
 from pspnet_lightning.datamodule import SegmentationDataModule
 from pspnet_lightning.module import SegmentationModule
@@ -86,7 +87,8 @@ def _train(cfg: DictConfig, folder: Path, record: RunRecord, job: Job, preemptio
         if cfg.repeats:
             for line in differences(Path(cfg.repeats), record.content, folder):
                 print(f"warning: {line}", flush=True)
-    module = build_module(cfg, data.spec, data=data)
+    counting = partial(track, text="counting the classes") if record.write else silent
+    module = build_module(cfg, data.spec, data=data, progress=counting)
     # For the summary's operation counts: one crop.
     size = as_size(as_plain(cfg.data.crop_size))
     module.example_input_array = torch.zeros(1, len(data.spec.mean), *size, dtype=torch.uint8)

@@ -3,6 +3,7 @@
 from pspnet_lightning.data.collate import collate, collate_by_size
 from pspnet_lightning.data.datasets import (
     PairDataset,
+    Progress,
     Sample,
     SegmentationDataset,
     Subset,
@@ -12,6 +13,7 @@ from pspnet_lightning.data.datasets import (
     count_classes,
     first_images,
     sample_indices,
+    silent,
 )
 from pspnet_lightning.data.fingerprint import fingerprint
 from pspnet_lightning.data.folds import FoldSource
@@ -26,6 +28,7 @@ __all__ = [
     "EvalTransform",
     "FoldSource",
     "PairDataset",
+    "Progress",
     "Sample",
     "SegmentationDataset",
     "Subset",
@@ -43,4 +46,5 @@ __all__ = [
     "list_file",
     "sample_indices",
     "shard_indices",
+    "silent",
 ]

@@ -17,7 +17,14 @@ from pspnet_lightning.data.reading import ImageReader, check_sizes, read_image
 from pspnet_lightning.data.specs import DataSpec
 
 Transform = Callable[[np.ndarray, np.ndarray, np.random.Generator], tuple[np.ndarray, np.ndarray]]
+# Wraps a loop over so many things, to show how far it is.
+Progress = Callable[[Iterable[Any], int], Iterable[Any]]
 SPLITS = ("train", "val", "test")
+
+
+def silent(items: Iterable[Any], total: int) -> Iterable[Any]:
+    """The ``Progress`` that shows nothing."""
+    return items
 
 
 class Sample(TypedDict):
@@ -207,10 +214,10 @@ def require_split(split: str) -> None:
         raise ValueError(f"split={split!r} must be one of {', '.join(SPLITS)}")
 
 
-def count_classes(data: SegmentationDataset) -> np.ndarray:
-    """Labelled pixels of each class over a split, int64 (K,)."""
+def count_classes(data: SegmentationDataset, progress: Progress = silent) -> np.ndarray:
+    """Labelled pixels of each class over a split, int64 (K,). ``progress`` wraps the loop over the labels."""
     counts = np.zeros(256, np.int64)
-    for index in range(len(data)):
+    for index in progress(range(len(data)), len(data)):
         counts += np.bincount(data.label(index).reshape(-1), minlength=256)
     return counts[: data.spec.num_classes]
 

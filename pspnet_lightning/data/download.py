@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import sys
 import tarfile
+import time
 import urllib.error
 import urllib.request
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
+
+from pspnet_lightning.terminal import animated
 
 _BLOCK = 1 << 20
 
@@ -76,11 +79,11 @@ def fetch(archive: Archive, folder: Path) -> Path:
             mode = "ab" if start and answer.status == 206 else "wb"
             done = start if mode == "ab" else 0
             total = done + int(answer.headers.get("Content-Length", 0))
-            with part.open(mode) as file:
+            with part.open(mode) as file, _Line(archive.name) as line:
                 while block := answer.read(_BLOCK):
                     file.write(block)
                     done += len(block)
-                    _show(archive.name, done, total)
+                    line.show(f"{done / 1e6:.0f}{f' of {total / 1e6:.0f}' if total else ''} MB")
         if total and done < total:
             raise OSError(f"the connection broke off after {done} of {total} bytes")
     except urllib.error.HTTPError as error:
@@ -107,12 +110,18 @@ def _failed(archive: Archive, folder: Path, error: Exception) -> ValueError:
 
 
 def _unpack(file: Path, folder: Path) -> None:
-    if zipfile.is_zipfile(file):
-        with zipfile.ZipFile(file) as archive:
-            archive.extractall(folder)  # leaves out absolute paths and ".." by itself
-    else:
-        with tarfile.open(file) as archive_:
-            archive_.extractall(folder, filter="data")
+    with _Line(f"unpacking {file.name}") as line:
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as archive:
+                items = archive.infolist()
+                for number, item in enumerate(items, 1):
+                    archive.extract(item, folder)  # leaves out absolute paths and ".." by itself
+                    line.show(f"{number} of {len(items)} files")
+        else:
+            with tarfile.open(file) as archive_:
+                for number, member in enumerate(archive_, 1):
+                    archive_.extract(member, folder, filter="data")
+                    line.show(f"{number} files")
 
 
 def _marker(folder: Path, archive: Archive) -> Path:
@@ -127,8 +136,28 @@ def _digest(file: Path, method: str) -> str:
     return hasher.hexdigest()
 
 
-def _show(name: str, done: int, total: int) -> None:
-    """One line that counts up on a terminal, nothing where the output is piped."""
-    if sys.stderr.isatty():
-        of = f" of {total / 1e6:.0f}" if total else ""
-        print(f"\r{name}: {done / 1e6:.0f}{of} MB", end="\n" if done == total else "", file=sys.stderr, flush=True)
+class _Line:
+    """One line that counts up on a terminal and stays when it is over; nothing where the output is piped."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._latest, self._shown, self._when = "", "", 0.0
+
+    def show(self, text: str) -> None:
+        self._latest = text
+        if time.monotonic() > self._when + 0.1:
+            self._write()
+
+    def _write(self) -> None:
+        self._when, self._shown = time.monotonic(), self._latest
+        if animated(sys.stderr):
+            print(f"\r{self._name}: {self._latest}", end="", file=sys.stderr, flush=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._shown != self._latest:
+            self._write()
+        if self._latest and animated(sys.stderr):
+            print(file=sys.stderr, flush=True)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from pspnet_lightning.data.datasets import SegmentationDataset, sample_indices
+from pspnet_lightning.data.datasets import Progress, SegmentationDataset, sample_indices, silent
 
 
 @dataclass
@@ -54,7 +54,7 @@ def inspect_split(
     *,
     limit: int | None = None,
     threads: int = 4,
-    progress: Callable[[Iterable[Any], int], Iterable[Any]] = lambda items, total: items,
+    progress: Progress = silent,
 ) -> Inspection:
     """Reads a split, or ``limit`` pairs spread over it, with ``threads`` threads; broken pairs are collected."""
     indices = list(sample_indices(len(data), limit or len(data)))

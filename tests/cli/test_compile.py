@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Run, list_arguments
+from conftest import REPOSITORY, Run, list_arguments
 from ddp_probe import PATHS
 from PIL import Image
 from same_run import assert_same_run, rows
@@ -51,13 +54,14 @@ def figures(run: Path, name: str) -> list[float]:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "tolerance"),
+    # In bfloat16 the compiled network rounds less often than the plain one.
     [([], 1e-4), (["trainer.precision=bf16-mixed", "callbacks=ema"], 2e-2), (["trainer.devices=2"], 1e-4)],
     ids=["float32", "bf16, ema", "two ranks"],
 )
 def test_trains_like_the_plain_network(
     command: Run, arguments: list[str], tmp_path: Path, options: list[str], tolerance: float
 ) -> None:
-    options = [*arguments, "data.batch_size=4", "data.epochs=3", "model.dropout=0", *options]
+    options = [*arguments, "data.batch_size=4", "data.epochs=3", "data.lr=0.001", "model.dropout=0", *options]
     assert command("train", *options, "hydra.run.dir=plain").returncode == 0
     done = command("train", *options, "hydra.run.dir=compiled", *COUNT, timeout=580, **PATHS)
     assert done.returncode == 0, done.stderr
@@ -66,7 +70,7 @@ def test_trains_like_the_plain_network(
         f"graphs of rank {rank} after epoch {epoch}: 1" for rank in range(ranks) for epoch in (1, 2, 3)
     }
     plain, compiled = tmp_path / "plain", tmp_path / "compiled"
-    for name in ("train/loss", "train/aux_loss", "val/loss", "val/miou"):
+    for name in ("train/loss", "train/aux_loss", "val/loss"):
         expected = figures(plain, name)
         assert len(expected) == 3
         assert figures(compiled, name) == pytest.approx(expected, rel=tolerance), name
@@ -77,7 +81,7 @@ def test_goes_on_exactly_and_jobs_of_a_sweep_do_not_disturb_each_other(
     command: Run, arguments: list[str], tmp_path: Path
 ) -> None:
     options = [*arguments, *COUNT]
-    done = command("train", *options, "data.crop_size=49,33", "-m", "hydra.sweep.dir=sweep", timeout=580)
+    done = command("train", "-m", *options, "data.crop_size=49,33", "hydra.sweep.dir=sweep", timeout=580, **PATHS)
     assert done.returncode == 0, done.stderr
     # The second job's is no recompilation of the first one's.
     assert graphs(done.stdout) == {f"graphs of rank 0 after epoch {epoch}: {job}" for job in (1, 2) for epoch in (1, 2)}
@@ -91,8 +95,16 @@ def test_goes_on_exactly_and_jobs_of_a_sweep_do_not_disturb_each_other(
 
 
 @pytest.mark.slow
-def test_without_a_compiler_it_says_so(command: Run, arguments: list[str], tmp_path: Path) -> None:
-    done = command("train", *arguments, "compile=true", CXX="/nowhere", TORCHINDUCTOR_CACHE_DIR=str(tmp_path / "cache"))
+def test_without_a_compiler_it_says_so(arguments: list[str], tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(REPOSITORY / "train.py"), *arguments, "compile=true"],
+        cwd=tmp_path,
+        env={**os.environ, **PATHS, "CXX": "/nowhere", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert re.search(

@@ -483,6 +483,8 @@ def test_an_interrupted_sweep_ends_with_the_weights_of_one_that_was_not(
             env=variables,
             stdout=subprocess.DEVNULL,
             start_new_session=True,
+            # Tests that run in a shell's background ignore the keyboard; what a person starts does not.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     assert start("whole").wait(timeout=900) == 0

@@ -121,6 +121,7 @@ def test_export_with_dynamic_sizes(execution: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("fresh_compiler")
 @pytest.mark.parametrize("training", [False, True])
 def test_compiled_equals_eager(training: bool) -> None:
     torch.manual_seed(0)
