@@ -7,12 +7,17 @@ list, folder, environment, standard output and exit code. Requests and answers a
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import glob
 import importlib
 import json
 import os
+import pty
 import signal
+import struct
 import sys
+import termios
+import threading
 import time
 import traceback
 from pathlib import Path
@@ -24,10 +29,39 @@ def main() -> None:
         importlib.import_module(f"pspnet_lightning.cli.{name}")
     for line in sys.stdin:
         request = json.loads(line)
+        screen = Screen(request["stdout"]) if request.get("terminal") else None
         child = os.fork()
         if child == 0:
-            run(request)
-        print(json.dumps({"returncode": wait(child, request["timeout"], request.get("kill"))}), flush=True)
+            run(request, screen)
+        if screen is not None:
+            screen.watch()
+        returncode = wait(child, request["timeout"], request.get("kill"))
+        if screen is not None:
+            screen.end()
+        print(json.dumps({"returncode": returncode}), flush=True)
+
+
+class Screen:
+    """A terminal of 120 columns and 40 lines; what it is sent goes into a file."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.ours, self.theirs = pty.openpty()
+        fcntl.ioctl(self.theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+
+    def watch(self) -> None:
+        os.close(self.theirs)
+        self.reader = threading.Thread(target=self._read)
+        self.reader.start()
+
+    def _read(self) -> None:
+        with open(self.path, "wb") as file, contextlib.suppress(OSError):  # the other side has gone
+            while part := os.read(self.ours, 65536):
+                file.write(part)
+
+    def end(self) -> None:
+        self.reader.join()
+        os.close(self.ours)
 
 
 def wait(child: int, timeout: float, kill: dict[str, Any] | None) -> int:
@@ -75,7 +109,7 @@ def rank_1(child: int) -> int | None:
     return None
 
 
-def run(request: dict[str, Any]) -> None:
+def run(request: dict[str, Any], screen: Screen | None) -> None:
     """In the child: becomes the command, and never returns."""
     os.setsid()
     code = 1
@@ -84,7 +118,16 @@ def run(request: dict[str, Any]) -> None:
         os.environ.update(request["environment"])
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         for descriptor, path in ((1, request["stdout"]), (2, request["stderr"])):
-            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
+            if screen is not None:
+                os.dup2(screen.theirs, descriptor)
+            else:
+                os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
+        if screen is not None:
+            os.close(screen.ours)
+            os.close(screen.theirs)
+            for name in ("CI", "COLUMNS", "LINES"):
+                os.environ.pop(name, None)
+            os.environ.update({"TERM": "xterm-256color", **request["environment"]})
         sys.argv = [f"pspnet-{request['command']}", *request["arguments"]]
         command = importlib.import_module(f"pspnet_lightning.cli.{request['command']}")
         try:

@@ -56,7 +56,10 @@ def command_server() -> Iterator[subprocess.Popen[str]]:
 
 @pytest.fixture
 def command(command_server: subprocess.Popen[str], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Runs ``pspnet-<name> ...`` in ``tmp_path``, in a process of its own, and returns what it said."""
+    """Runs ``pspnet-<name> ...`` in ``tmp_path``, in a process of its own, and returns what it said.
+
+    ``terminal``: on one of 120 columns; all that it is sent is then the standard output.
+    """
     said = tmp_path_factory.mktemp("said")
 
     def run(
@@ -65,6 +68,7 @@ def command(command_server: subprocess.Popen[str], tmp_path: Path, tmp_path_fact
         timeout: float = 240,
         at: str = ".",
         kill: dict[str, Any] | None = None,
+        terminal: bool = False,
         **environment: str,
     ) -> subprocess.CompletedProcess[str]:
         request = {
@@ -76,14 +80,20 @@ def command(command_server: subprocess.Popen[str], tmp_path: Path, tmp_path_fact
             "stderr": str(said / "stderr"),
             "timeout": timeout,
             "kill": kill,
+            "terminal": terminal,
         }
         assert command_server.stdin is not None
         assert command_server.stdout is not None
         command_server.stdin.write(json.dumps(request) + "\n")
         command_server.stdin.flush()
+        if terminal:
+            (said / "stderr").write_text("")
         code = json.loads(command_server.stdout.readline())["returncode"]
         return subprocess.CompletedProcess(
-            arguments, code, (said / "stdout").read_text(), (said / "stderr").read_text()
+            # As bytes: reading as text would make a new line of a carriage return.
+            arguments,
+            code,
+            *((said / name).read_bytes().decode() for name in ("stdout", "stderr")),
         )
 
     return run

@@ -34,6 +34,11 @@ class _TrainingBar(RichProgressBar):
         super().__init__(refresh_rate=refresh_rate, leave=False, theme=RichProgressBarTheme(metrics_format=".3g"))
         self._lines = EpochLines(self._say)
 
+    def _init_progress(self, trainer: L.Trainer) -> None:
+        super()._init_progress(trainer)
+        if self.progress is not None:
+            self.progress.live.transient = True  # what is over has left its line or its table
+
     def _say(self, line: str) -> None:
         # Through the bar's own console: above it, not into it.
         get_console().print(line, highlight=False)

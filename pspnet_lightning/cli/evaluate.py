@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from pspnet_lightning.callbacks import EvaluationReport, SavePredictions, progress_bar
 from pspnet_lightning.checkpoint import read_checkpoint, rebuild, spec_of
+from pspnet_lightning.cli.app import shown
 from pspnet_lightning.cli.job import Job
 from pspnet_lightning.cli.protocol import build_protocol, sha256_of, shown_protocol
 from pspnet_lightning.cli.ranks import match_devices, start
@@ -95,8 +96,8 @@ def _evaluate(cfg: DictConfig, job: Job) -> float:
         if split.labelled:
             print(f"mIoU {result.miou:.4f}, mAcc {result.macc:.4f}, aAcc {result.aacc:.4f}; rule {result.rule!r}")
         if cfg.evaluation.save_predictions:
-            print(f"{folder / 'predictions'}: {files.format}")
-        print(folder / "results.json")
+            print(f"{shown(folder / 'predictions')}: {files.format}")
+        print(f"written: {shown(folder / 'results.json')}", flush=True)
     return float(result.miou)
 
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pspnet_lightning.callbacks.report import write_json
-from pspnet_lightning.cli.app import run, track
+from pspnet_lightning.cli.app import run, shown, track
 from pspnet_lightning.config import as_plain, build_source
 from pspnet_lightning.data import DataSpec, SegmentationDataset, sample_indices
 from pspnet_lightning.data.inspection import Inspection, inspect_split
@@ -52,7 +52,8 @@ def inspect(cfg: DictConfig) -> None:
         save_png(
             label_sheet([(*first.read(index), first.name(index)) for index in chosen], spec), folder / "inspect.png"
         )
-    print(f"written: {folder / 'inspect.json'}" + (f", {folder / 'inspect.png'}" if chosen else ""), flush=True)
+    written = ["inspect.json", *(["inspect.png"] if chosen else [])]
+    print(f"written: {', '.join(shown(folder / name) for name in written)}", flush=True)
     if broken:
         for name, reason in broken:
             print(f"broken: {reason if name in reason else f'{name}: {reason}'}", flush=True)

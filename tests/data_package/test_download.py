@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import sys
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -86,3 +87,26 @@ def test_an_interrupted_unpacking_is_done_again(archive: Archive, tmp_path: Path
 def test_no_network(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="fetch the file elsewhere and put it into"):
         fetch(Archive("http://127.0.0.1:9/set.zip", "0" * 32), tmp_path)
+
+
+@pytest.mark.parametrize(("terminal", "ci"), [(True, ""), (True, "true"), (False, "")])
+def test_a_line_that_counts_up_on_a_terminal(
+    archive: Archive,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    terminal: bool,
+    ci: str,
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    monkeypatch.setenv("CI", ci)
+    monkeypatch.setenv("TERM", "xterm")
+    obtain([archive], tmp_path, done="set/a.txt")
+    said = capsys.readouterr()
+    assert said.out == ""
+    if terminal and not ci:
+        size = f"{len(CONTENT) / 1e6:.0f}"
+        expected = [f"set.zip: {size} of {size} MB", "unpacking set.zip: 1 of 1 files", ""]
+        assert [line.rpartition("\r")[2] for line in said.err.split("\n")] == expected
+    else:
+        assert said.err == ""
