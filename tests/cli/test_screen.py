@@ -17,7 +17,11 @@ COMMANDS = {
     "evaluate": (["checkpoint=best.ckpt", "hydra.run.dir=run"], "validation", r"mIoU 0\.\d{4}"),
     "predict": (["checkpoint=best.ckpt", "input=set/images", "output=out"], r"\d\.png", r"9 predicted; out"),
     "inspect": ([], "reading train", "written: run/inspect.json"),
-    "explain": (["checkpoint=best.ckpt", "output=out", "pictures=1", "receptive_field=0"], "mean of each source.*explaining", "written: out"),
+    "explain": (
+        ["checkpoint=best.ckpt", "output=out", "pictures=1", "receptive_field=0"],
+        "mean of each source.*explaining",
+        "written: out",
+    ),
     "export": (["checkpoint=best.ckpt", "format=torchscript"], "checking best.pt", "written: best.pt"),
     "train": ([], "counting the classes", "best checkpoint: "),
 }
