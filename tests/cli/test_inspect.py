@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from conftest import FRAMES, Run, list_arguments
 from miniatures import ade20k
 from PIL import Image
+
+from pspnet_lightning.cli.preflight import preflight
 
 LIST = [
     "data=list",
@@ -110,6 +113,26 @@ def test_preflight(command: Run, small_list: Path, arguments: list[str], message
     result = command("train", *list_arguments(small_list), "debug=fdr", *arguments)
     assert result.returncode == 0, result.stderr
     assert message in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("wanted", "reason"),
+    [("auto", "torch's SyncBatchNorm runs on GPUs only"), (False, "trainer.sync_batchnorm=false")],
+)
+def test_preflight_says_why_batchnorm_is_not_synchronised(wanted: bool | str, reason: str) -> None:
+    data = SimpleNamespace(batch_size=16, check=0, overfit=0)
+    config = {
+        "trainer": {"sync_batchnorm": wanted},
+        "optimizer": {"_target_": "sgd", "lr": 0.01},
+        "model": {"bins": [1, 2]},
+    }
+    lines = preflight(config, data, devices=4)
+    assert lines[1] == (
+        f"BatchNorm is not synchronised ({reason}): each of 4 devices normalises over its own 4 of 16 images"
+    )
+    assert len(lines) == 2
+    # On GPUs "auto" has done it: nothing is said.
+    assert len(preflight(config, data, devices=4, synchronized=True)) == 1
 
 
 def test_the_recipe_gets_no_warning(command: Run) -> None:

@@ -70,6 +70,28 @@ def test_a_run_leaves_everything_it_promises_and_evaluates(command: Run, tmp_pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["evaluated", "run"]  # nothing stray
 
 
+@pytest.mark.parametrize(
+    ("options", "summary"),
+    [
+        ([], True),
+        (["callbacks.summary=null"], False),  # Lightning would show its own
+        (["trainer.enable_model_summary=false"], False),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_the_summary_is_ours_or_none(command: Run, options: list[str], summary: bool) -> None:
+    small = [word for word in SCENES if "enable_model_summary" not in word]
+    done = command("train", *small, "debug=fdr", *options)
+    succeeded(done)
+    assert ("Total params" in done.stdout or "Trainable params" in done.stdout) == summary
+    assert ("FLOPs" in done.stdout) == summary
+
+
+def test_no_bar_is_asked_for(command: Run) -> None:
+    done = command("train", *SCENES, "debug=fdr", "trainer.enable_progress_bar=false", terminal=True)
+    assert "\x1b[2K" not in succeeded(done)
+
+
 def test_multirun_makes_a_folder_for_each_job(command: Run, tmp_path: Path) -> None:
     short = [*SCENES, "data.epochs=1", "callbacks.pictures=null"]
     succeeded(command("train", "-m", "model.bins=[],[1,2]", "hydra.sweep.dir=sweep", *short))
