@@ -97,6 +97,7 @@ def test_commands_do_not_import_each_other() -> None:
             "preflight",
             "job",
             "ranks",
+            "rank_processes",
             "repeat",
             "resume",
             "sweep",

@@ -6,8 +6,6 @@ See ``ranks`` for how the other processes come to it.
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
 import sys
 import threading
 import time
@@ -26,6 +24,7 @@ from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from omegaconf import DictConfig, OmegaConf
 
 from pspnet_lightning.cli.app import USER_ERRORS
+from pspnet_lightning.cli.rank_processes import RankProcesses
 
 # What Lightning, torch and W&B leave behind in the environment.
 _VARIABLES = (
@@ -91,7 +90,7 @@ class Job:
         self._task = task
         self._orders = ""
         self._store: dist.Store | None = standing.orders
-        self._processes: dict[int, subprocess.Popen[bytes]] = {}
+        self._ranks = RankProcesses()
         self._over = threading.Event()
         self.on_failure: Callable[[str], None] | None = None
 
@@ -154,19 +153,8 @@ class Job:
             LOCAL_WORLD_SIZE=str(launcher.num_processes),
         )
         for local in range(1, launcher.num_processes):
-            rank = node * launcher.num_processes + local
-            self._processes[rank] = subprocess.Popen(
-                # -P: nothing of the current folder is imported by accident; the path is this process's own.
-                [sys.executable, "-P", "-c", "from pspnet_lightning.cli.ranks import rank_process; rank_process()"],
-                env={
-                    **os.environ,
-                    "LOCAL_RANK": str(local),
-                    "PSPNET_RANK": str(rank),
-                    "PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path),
-                },
-                stdin=subprocess.PIPE,
-            )
-        if self._processes:
+            self._ranks.start(node * launcher.num_processes + local, local)
+        if self._ranks:
             threading.Thread(target=self._watch, name="ranks", daemon=True).start()
 
     def wait_until_ready(self, ranks: int) -> None:
@@ -177,19 +165,14 @@ class Job:
             self._store.add("ready", 1)
             return
         while self._store.add("ready", 0) < ranks - 1:
-            failure = self._reported() or self._failure()
+            failure = self._failure() or self._reported()
             if failure is not None:
                 raise RankFailure(failure)
             time.sleep(0.05)
 
     def end_ranks(self) -> None:
-        """Ends the ranks that were started here, and waits until they are gone."""
-        for process in self._processes.values():
-            process.kill()
-        for process in self._processes.values():
-            process.wait()
-            assert process.stdin is not None
-            process.stdin.close()
+        """Ends the ranks that were started here."""
+        self._ranks.end()
 
     def _watch(self) -> None:
         """Ends the job where a rank ends with an error and rank 0 does not notice by itself."""
@@ -197,8 +180,7 @@ class Job:
             failure = self._failure()
             if failure is None:
                 continue
-            for process in self._processes.values():
-                process.kill()
+            self._ranks.kill()
             # Gloo notices that a peer has gone; NCCL, a lock or a long computation does not.
             if not self._over.wait(GRACE):
                 print(f"error: {failure}", file=sys.stderr, flush=True)
@@ -208,16 +190,9 @@ class Job:
             return
 
     def _failure(self) -> str | None:
-        """What another rank has reported, or how a rank ended that could not."""
-        for rank, process in self._processes.items():
-            code = process.poll()
-            if code:
-                return self._reported() or (
-                    f"rank {rank} (process {process.pid}) was killed by {signal.Signals(-code).name}"
-                    if code < 0
-                    else f"rank {rank} (process {process.pid}) ended with exit code {code}"
-                )
-        return None
+        """Why a rank has ended: a signal, or else what the first to fail has reported, or its exit code."""
+        ended = self._ranks.failed()
+        return None if ended is None else self._ranks.killed() or self._reported() or ended
 
     def _reported(self) -> str | None:
         try:
@@ -241,7 +216,7 @@ class Job:
                 # Whoever fails from now on fails because of this.
                 self._store.compare_set("failure", "", "rank 0")
                 self._store.set("over", "1")
-            self.end_ranks()
+            self._ranks.end()
             if dist.is_initialized():
                 dist.destroy_process_group()
             for name, value in self._before.items():
@@ -252,20 +227,16 @@ class Job:
             torch.set_num_threads(self._threads)
 
     def _wait(self) -> None:
-        for process in self._processes.values():
-            try:
-                process.wait(timeout=120)
-            except subprocess.TimeoutExpired:
-                break
+        self._ranks.wait(120)
         failure = self._failure()
         if failure is not None:
             raise RankFailure(failure)
 
     def _raise_first_failure(self, error: Exception) -> None:
         deadline = time.monotonic() + 2
-        while self._processes and time.monotonic() < deadline and not (self._reported() or self._failure()):
+        while self._ranks and time.monotonic() < deadline and not self._failure():
             time.sleep(0.05)  # its connections close before the process has ended
-        failure = self._reported() or self._failure()
+        failure = self._failure() or self._reported()
         if failure is not None and standing.orders is None:
             raise RankFailure(failure) from error
 

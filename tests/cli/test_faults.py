@@ -259,6 +259,18 @@ def test_a_rank_that_is_killed_takes_the_job_down(command: Run, tmp_path: Path) 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("attempt", range(3))
+def test_of_four_ranks_the_one_that_was_killed_is_named(command: Run, tmp_path: Path, attempt: int) -> None:
+    """The others fail too, because of it, and some of them before rank 0 does."""
+    done = command("train", *RANKS, "trainer.devices=4", "data.batch_size=8", *fault(name="SIGKILL", step=4, rank=3))
+    assert done.returncode == 1
+    assert done.stderr.count("error: ") == 1
+    assert re.search(r"error: rank 3 \(process \d+\) was killed by SIGKILL", done.stderr), done.stderr
+    assert re.match(r"rank 3 \(process \d+\) was killed by SIGKILL", read_record(tmp_path / "run")["error"])
+    assert left_over(tmp_path / "run") == []
+
+
+@pytest.mark.slow
 def test_a_rank_that_raises_takes_the_job_down(command: Run, tmp_path: Path) -> None:
     raising = ["+callbacks.fault._target_=faulty.RaiseAt", "+callbacks.fault.step=4", "+callbacks.fault.rank=1"]
     done = command("train", *RANKS, *raising)
