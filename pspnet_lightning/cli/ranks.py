@@ -14,6 +14,7 @@ port and no key, and what a job leaves in this process (environment, process gro
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import threading
@@ -198,7 +199,9 @@ def _report(store: dist.Store, rank: int, error: BaseException, *, full: bool, p
     text = f"rank {rank}: {explain(error)}" if isinstance(error, USER_ERRORS) else f"rank {rank}: {error!r}"
     try:
         first = store.compare_set("failure", "", text).decode() == text
-        if first and (full or not isinstance(error, USER_ERRORS)):
+        # Where a peer has gone, the trace is of no use: rank 0 says who.
+        ours = not isinstance(error, USER_ERRORS) and not re.search("Connection (closed|reset) by peer", str(error))
+        if first and (full or ours):
             traceback.print_exc()
         if not patient:
             return False  # rank 0 sees this process end, and says why

@@ -266,6 +266,7 @@ def test_of_four_ranks_the_one_that_was_killed_is_named(command: Run, tmp_path: 
     assert done.returncode == 1
     assert done.stderr.count("error: ") == 1
     assert re.search(r"error: rank 3 \(process \d+\) was killed by SIGKILL", done.stderr), done.stderr
+    assert "Traceback" not in done.stderr
     assert re.match(r"rank 3 \(process \d+\) was killed by SIGKILL", read_record(tmp_path / "run")["error"])
     assert left_over(tmp_path / "run") == []
 
