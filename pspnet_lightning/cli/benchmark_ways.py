@@ -19,6 +19,7 @@ from pspnet_lightning.data.specs import IMAGENET_MEAN, IMAGENET_STD
 from pspnet_lightning.inference import sliding_window
 from pspnet_lightning.losses import CrossEntropy, segmentation_loss
 from pspnet_lightning.models import PSPNet, prepare_for_inference
+from pspnet_lightning.models.convolution import Conv3x3
 
 MEASURES = ("forward", "labels", "sliding", "train")
 FORMULATIONS = ("concatenation", "exact", "prepared")
@@ -145,7 +146,11 @@ class Subjects:
 
     def _network(self, way: Way) -> Any:
         network = copy.deepcopy(self.network)
-        network.head.execution = "concat" if way.formulation == "concatenation" else "exact"
+        plain = way.formulation == "concatenation"
+        network.head.execution = "concat" if plain else "exact"
+        for module in network.modules():
+            if isinstance(module, Conv3x3):
+                module.winograd = not plain
         network.train(way.measure == "train")
         if way.formulation == "prepared":
             network = prepare_for_inference(network, PRECISIONS[way.precision])

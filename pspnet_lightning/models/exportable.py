@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pspnet_lightning.models.convolution import Conv3x3
 from pspnet_lightning.models.pspnet import PSPNet
 from pspnet_lightning.models.pyramid import PyramidHead
 
@@ -42,6 +43,10 @@ class ExportableProgram(nn.Module):
     ) -> None:
         super().__init__()
         self.backbone = copy.deepcopy(model.backbone)
+        for module in self.backbone.modules():
+            if isinstance(module, Conv3x3):
+                # Files are run by other kernels, and so is their check while they are written.
+                module.winograd = False
         self.head = ExportableHead(model.head)
         self.align_corners = model.align_corners
         self.labels = labels

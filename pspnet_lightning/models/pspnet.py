@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from pspnet_lightning.models.convolution import Conv3x3
 from pspnet_lightning.models.pyramid import PyramidHead, require_several_values
 from pspnet_lightning.models.resnet import ResNet
 from pspnet_lightning.upsampling import LowLogits
@@ -22,9 +23,11 @@ class PSPNetOutput(NamedTuple):
 class AuxiliaryHead(nn.Module):
     """3x3 convolution, BatchNorm, ReLU, Dropout2d, 1x1 classifier: (N, C, h, w) -> (N, num_classes, h, w)."""
 
-    def __init__(self, in_channels: int, num_classes: int, *, channels: int = 256, dropout: float = 0.1) -> None:
+    def __init__(
+        self, in_channels: int, num_classes: int, *, channels: int = 256, dropout: float = 0.1, winograd: bool = True
+    ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(in_channels, channels, 3, padding=1, bias=False)
+        self.conv = Conv3x3(in_channels, channels, winograd=winograd)
         self.bn = nn.BatchNorm2d(channels)
         self.relu = nn.ReLU(inplace=True)
         self.dropout = nn.Dropout2d(dropout)
@@ -55,6 +58,7 @@ class PSPNet(nn.Module):
         dropout: probability of Dropout2d in both heads.
         auxiliary, aux_channels: the head on stage 3; None: a quarter of its channels, 256 for ResNet-50.
         execution: "exact" or "concat", see ``PyramidHead``.
+        winograd: large 3x3 convolutions in float32 on a CPU by fewer products, see ``conv3x3``; False: torch's own.
 
     Raises ValueError for arguments outside these, and in ``forward`` for inputs of another shape or type.
     """
@@ -80,6 +84,7 @@ class PSPNet(nn.Module):
         auxiliary: bool = True,
         aux_channels: int | None = None,
         execution: str = "exact",
+        winograd: bool = True,
     ) -> None:
         super().__init__()
         if num_classes < 1:
@@ -97,6 +102,7 @@ class PSPNet(nn.Module):
             output_stride=output_stride,
             dilation=dilation,
             stride_on=stride_on,
+            winograd=winograd,
         )
         self.head = PyramidHead(
             self.backbone.channels,
@@ -108,6 +114,7 @@ class PSPNet(nn.Module):
             dropout=dropout,
             align_corners=align_corners,
             execution=execution,
+            winograd=winograd,
         )
         self.aux_head = (
             AuxiliaryHead(
@@ -115,6 +122,7 @@ class PSPNet(nn.Module):
                 num_classes,
                 channels=aux_channels or self.backbone.stage3_channels // 4,
                 dropout=dropout,
+                winograd=winograd,
             )
             if auxiliary
             else None

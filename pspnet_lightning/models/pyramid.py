@@ -13,11 +13,13 @@ stays in channels_last.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pspnet_lightning.models.convolution import Conv3x3, conv3x3
 from pspnet_lightning.models.resnet import one_of
 
 POOLINGS = ("average", "max")
@@ -77,7 +79,7 @@ class PyramidHead(nn.Module):
 
     ``forward(x)`` takes (N, C, H, W), answers logits (N, num_classes, H, W). ``execution`` chooses how the
     3x3 convolution is computed: "exact" (this file's head) or "concat", the plain formulation on the
-    concatenation: the reference. Parameters and state dict are the same.
+    concatenation: the reference. Parameters and state dict are the same. ``winograd``: see ``conv3x3``.
     """
 
     def __init__(
@@ -92,6 +94,7 @@ class PyramidHead(nn.Module):
         dropout: float = 0.1,
         align_corners: bool = True,
         execution: str = "exact",
+        winograd: bool = True,
     ) -> None:
         super().__init__()
         one_of("execution", execution, EXECUTIONS)
@@ -100,7 +103,7 @@ class PyramidHead(nn.Module):
         self.execution = execution
         self.pyramid = PyramidPooling(in_channels, bins, pooling=pooling, reduction=reduction)
         concatenated = in_channels + len(self.pyramid.bins) * self.pyramid.channels_per_bin
-        self.conv = nn.Conv2d(concatenated, channels, 3, padding=1, bias=False)
+        self.conv = Conv3x3(concatenated, channels, winograd=winograd)
         self.bn = nn.BatchNorm2d(channels)
         self.relu = nn.ReLU(inplace=True)
         self.dropout = nn.Dropout2d(dropout)
@@ -122,7 +125,8 @@ class PyramidHead(nn.Module):
     def _exact(self, x: Tensor, levels: list[Tensor]) -> Tensor:
         # Split, not sliced: the gradient is put together in one pass.
         own, *kernels = self.conv.weight.split([self.in_channels, *(level.shape[1] for level in levels)], dim=1)
-        y = F.conv2d(x, own, self.conv.bias, padding=1) if self.own_conv is None else self.own_conv(x)
+        convolve = self.own_conv or partial(conv3x3, weight=own, bias=self.conv.bias, winograd=self.conv.winograd)
+        y = convolve(x)
         if not levels:
             return y
         count, channels, height, width = y.shape

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from pspnet_lightning.models.convolution import Conv3x3
+
 # Blocks of the four stages; ResNet-269 is the paper's (Zhao et al., CVPR 2017, section 5.2).
 STAGE_BLOCKS: dict[int, tuple[int, int, int, int]] = {
     18: (2, 2, 2, 2),
@@ -39,13 +41,14 @@ class BasicBlock(nn.Module):
         dilation: int,
         downsample: nn.Module | None,
         stride_on: str,
+        winograd: bool,
     ) -> None:
         super().__init__()
-        self.conv1 = _conv3x3(inputs, planes, stride, dilation)
+        self.conv1 = Conv3x3(inputs, planes, stride=stride, dilation=dilation, winograd=winograd)
         self.bn1 = nn.BatchNorm2d(planes)
         self.relu = nn.ReLU(inplace=True)
         # Both convolutions of the first block of a "first_previous" stage keep the previous rate, as in mmseg.
-        self.conv2 = _conv3x3(planes, planes, 1, dilation)
+        self.conv2 = Conv3x3(planes, planes, dilation=dilation, winograd=winograd)
         self.bn2 = nn.BatchNorm2d(planes)
         self.downsample = downsample
 
@@ -71,12 +74,13 @@ class Bottleneck(nn.Module):
         dilation: int,
         downsample: nn.Module | None,
         stride_on: str,
+        winograd: bool,
     ) -> None:
         super().__init__()
         first, second = (1, stride) if stride_on == "3x3" else (stride, 1)
         self.conv1 = nn.Conv2d(inputs, planes, 1, stride=first, bias=False)
         self.bn1 = nn.BatchNorm2d(planes)
-        self.conv2 = _conv3x3(planes, planes, second, dilation)
+        self.conv2 = Conv3x3(planes, planes, stride=second, dilation=dilation, winograd=winograd)
         self.bn2 = nn.BatchNorm2d(planes)
         self.conv3 = nn.Conv2d(planes, planes * self.expansion, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(planes * self.expansion)
@@ -107,6 +111,7 @@ class ResNet(nn.Module):
         dilation: "every": all 3x3 of a dilated stage have its rate (official semseg); "first_previous": the
             first block keeps the rate of the stage before (torchvision, mmseg).
         stride_on: where a bottleneck strides: its "3x3" (PyTorch) or its first "1x1" (Caffe).
+        winograd: the 3x3 convolutions by fewer products where that is faster, see ``conv3x3``.
 
     Raises ValueError for any value outside these.
     """
@@ -122,6 +127,7 @@ class ResNet(nn.Module):
         output_stride: int = 8,
         dilation: str = "every",
         stride_on: str = "3x3",
+        winograd: bool = True,
     ) -> None:
         super().__init__()
         one_of("depth", depth, tuple(STAGE_BLOCKS))
@@ -136,6 +142,7 @@ class ResNet(nn.Module):
         self.in_channels = in_channels
         self._dilation = dilation
         self._stride_on = stride_on
+        self._winograd = winograd
         self._block: type[BasicBlock] | type[Bottleneck] = BasicBlock if depth < 50 else Bottleneck
 
         self.relu = nn.ReLU(inplace=True)
@@ -147,11 +154,11 @@ class ResNet(nn.Module):
             if len(stem_widths) != 3 or min(stem_widths) < 1:
                 raise ValueError(f"stem_widths={list(stem_widths)} must be three positive channel counts")
             first, second, third = stem_widths
-            self.conv1 = _conv3x3(in_channels, first, 2)
+            self.conv1 = Conv3x3(in_channels, first, stride=2, winograd=winograd)
             self.bn1 = nn.BatchNorm2d(first)
-            self.conv2 = _conv3x3(first, second)
+            self.conv2 = Conv3x3(first, second, winograd=winograd)
             self.bn2 = nn.BatchNorm2d(second)
-            self.conv3 = _conv3x3(second, third)
+            self.conv3 = Conv3x3(second, third, winograd=winograd)
             self.bn3 = nn.BatchNorm2d(third)
             self._inputs = third
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
@@ -182,9 +189,10 @@ class ResNet(nn.Module):
             downsample = nn.Sequential(
                 nn.Conv2d(self._inputs, outputs, 1, stride=stride, bias=False), nn.BatchNorm2d(outputs)
             )
-        stage = [self._block(self._inputs, planes, stride, first_rate, downsample, self._stride_on)]
+        options = self._stride_on, self._winograd
+        stage = [self._block(self._inputs, planes, stride, first_rate, downsample, *options)]
         self._inputs = outputs
-        stage += [self._block(outputs, planes, 1, self._rate, None, self._stride_on) for _ in range(1, blocks)]
+        stage += [self._block(outputs, planes, 1, self._rate, None, *options) for _ in range(1, blocks)]
         return nn.Sequential(*stage)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -195,10 +203,6 @@ class ResNet(nn.Module):
         x = self.layer2(self.layer1(self.maxpool(x)))
         stage3 = self.layer3(x)
         return stage3, self.layer4(stage3)
-
-
-def _conv3x3(inputs: int, outputs: int, stride: int = 1, dilation: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, 3, stride=stride, padding=dilation, dilation=dilation, bias=False)
 
 
 def feature_size(size: int, output_stride: int) -> int:
