@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 from itertools import pairwise
 
+import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from pspnet_lightning.models.pspnet import PSPNet
 
@@ -23,12 +23,24 @@ def fold_batchnorm(model: PSPNet) -> PSPNet:
     folded.aux_head = None
     for parent in folded.modules():
         # This package registers every BatchNorm right after the convolution that it follows.
-        for (conv_name, conv), (norm_name, norm) in pairwise(list(parent.named_children())):
+        for (_, conv), (norm_name, norm) in pairwise(list(parent.named_children())):
             if isinstance(norm, _BatchNorm):
                 assert isinstance(conv, nn.Conv2d), f"no convolution before {norm_name}"
-                dtype = conv.weight.dtype
-                fused = fuse_conv_bn_eval(conv.double(), norm.double()).to(dtype)
-                setattr(parent, conv_name, fused.requires_grad_(False))
+                _fold(conv, norm)
                 setattr(parent, norm_name, nn.Identity())
     assert not any(isinstance(module, _BatchNorm) for module in folded.modules())
     return folded
+
+
+@torch.no_grad()
+def _fold(conv: nn.Conv2d, norm: _BatchNorm) -> None:
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+    shift = norm.bias.double() - norm.running_mean.double() * scale
+    if conv.bias is not None:
+        shift += conv.bias.double() * scale
+    # Part by part: all in float64 at once would be the most memory that the network ever takes.
+    for weight, factor in zip(conv.weight.split(32), scale.split(32), strict=True):
+        weight.copy_(weight.double() * factor.view(-1, 1, 1, 1))
+    conv.bias = nn.Parameter(shift.to(conv.weight.dtype), requires_grad=False)
