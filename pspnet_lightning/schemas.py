@@ -201,6 +201,17 @@ class BenchmarkModelConfig:
 
 
 @dataclass
+class ReportConfig:
+    """The top level of ``report.yaml``."""
+
+    folder: str = "???"
+    output: str | None = None
+    metric: str | None = None
+    direction: str | None = None
+    pictures: int = 6
+
+
+@dataclass
 class WorkspaceConfig:
     """The top level of ``workspace.yaml``."""
 
@@ -220,6 +231,7 @@ PRIMARIES: dict[str, type] = {
     "inspect": InspectConfig,
     "benchmark_input": BenchmarkInputConfig,
     "benchmark_model": BenchmarkModelConfig,
+    "report": ReportConfig,
     "workspace": WorkspaceConfig,
 }
 

@@ -23,9 +23,22 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+COMMANDS = (
+    "train",
+    "evaluate",
+    "explain",
+    "predict",
+    "convert",
+    "export",
+    "inspect",
+    "benchmark",
+    "workspace",
+    "report",
+)
+
 
 def main() -> None:
-    for name in ("train", "evaluate", "explain", "predict", "convert", "export", "inspect", "benchmark", "workspace"):
+    for name in COMMANDS:
         importlib.import_module(f"pspnet_lightning.cli.{name}")
     for line in sys.stdin:
         request = json.loads(line)

@@ -22,6 +22,7 @@ FLOORS = {
     "terminal": 0,
     "export": 0,
     "network": 1,
+    "report": 0,
     "module": 1,
     "datamodule": 1,
     "batchnorm": 1,

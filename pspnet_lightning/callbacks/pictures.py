@@ -16,7 +16,7 @@ from pspnet_lightning.callbacks.boards import boards, logged_step
 from pspnet_lightning.callbacks.disk import despite_full_disk
 from pspnet_lightning.data import DataSpec
 from pspnet_lightning.metrics import scores
-from pspnet_lightning.visualize import SheetItem, prediction_sheet, save_png
+from pspnet_lightning.visualize import SheetItem, cell_notes, prediction_sheet, save_png
 
 
 class ValidationPictures(Callback):
@@ -89,7 +89,7 @@ class ValidationPictures(Callback):
                 sheet = prediction_sheet(items, spec)
                 path = self.folder / f"{file}.png"
                 with despite_full_disk(path):
-                    save_png(sheet, path)
+                    save_png(sheet, path, notes=cell_notes(items))
                 for board in boards(trainer):
                     board.show_pictures(f"{prefix}/{name}", items, sheet, spec, logged_step(trainer))
 

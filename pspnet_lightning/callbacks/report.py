@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import Callback
 from pspnet_lightning.callbacks.disk import despite_full_disk
 from pspnet_lightning.data import DataSpec
 from pspnet_lightning.metrics import all_conventions, scores
-from pspnet_lightning.visualize import class_table, confusion_figure, plot_curves
+from pspnet_lightning.visualize import class_table, confusion_picture, confusion_shares, plot_curves, save_png
 
 
 class RunReport(Callback):
@@ -64,12 +64,14 @@ class RunReport(Callback):
             "data": spec.name,
             **result.to_dict(),
             "classes": list(spec.classes),
+            "palette": [list(colour) for colour in spec.palette],
             "conventions": all_conventions(confusion),
             "confusion": confusion.tolist(),
             **self.details(),
         }
         write_json(content, self.folder / "results.json")
-        confusion_figure(confusion.numpy(), spec.classes, self.folder / "confusion.png")
+        shares = confusion_shares(confusion.numpy())
+        save_png(confusion_picture(shares, spec.classes), self.folder / "confusion.png")
         from rich import get_console  # the bar's own: above it, not into it
 
         get_console().print(class_table(result, spec.classes))

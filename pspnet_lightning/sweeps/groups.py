@@ -7,8 +7,10 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from pspnet_lightning.sweeps import student
 from pspnet_lightning.sweeps.jobs import Job, finite, look_up
 
+PAPER_BINS = "[1,2,3,6]"
 # Repetitions of one setting: they are averaged over, never compared with each other.
 REPETITIONS = ("seed", "data.fold")
 
@@ -58,17 +60,38 @@ class Group:
 class Difference:
     """One group minus another over the seeds and folds that both have finished.
 
-    ``low`` and ``high`` bound the mean difference at 95 % (Student's t), None for fewer than two pairs.
+    ``values`` are the pairs' differences. ``low`` and ``high`` bound their mean at 95 % and ``p`` is its two-sided p
+    value (Student's t); None for fewer than two pairs.
     """
 
     group: Group
     baseline: Group
-    n: int
-    mean: float
-    std: float | None
-    wins: int
+    values: tuple[float, ...]
     low: float | None
     high: float | None
+    p: float | None
+
+    @property
+    def n(self) -> int:
+        return len(self.values)
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.values)
+
+    @property
+    def std(self) -> float | None:
+        return statistics.stdev(self.values) if self.n > 1 else None
+
+    @property
+    def wins(self) -> int:
+        """Pairs in which the group's value is the larger."""
+        return sum(value > 0 for value in self.values)
+
+    @property
+    def within_noise(self) -> bool:
+        """There is an interval, and it holds 0."""
+        return self.low is not None and self.high is not None and self.low <= 0 <= self.high
 
 
 def swept_keys(jobs: Sequence[Job]) -> list[str]:
@@ -111,15 +134,26 @@ def paired_differences(groups: Sequence[Group], baseline: Group) -> list[Differe
         pairs = [key for key in own if key in reference]
         if group is baseline or not pairs:
             continue
-        values = [own[key] - reference[key] for key in pairs]
+        values = tuple(own[key] - reference[key] for key in pairs)
         n, mean = len(values), statistics.fmean(values)
-        std = low = high = None
+        low = high = p = None
         if n > 1:
-            std = statistics.stdev(values)
-            half = t_quantile(n - 1) * std * math.sqrt(1 / n + _overlap(group, pairs))
+            error = statistics.stdev(values) * math.sqrt(1 / n + _overlap(group, pairs))
+            half = student.quantile(n - 1) * error
             low, high = mean - half, mean + half
-        wins = sum(value > 0 for value in values)
-        found.append(Difference(group, baseline, n, mean, std, wins, low, high))
+            p = 1.0 if mean == 0 else student.p_value(mean / error if error else math.inf, n - 1)
+        found.append(Difference(group, baseline, values, low, high, p))
+    return found
+
+
+def against_paper(groups: Sequence[Group], bins: str = PAPER_BINS) -> list[Difference]:
+    """Each group minus the one of the paper's bins whose other settings are the same; groups without one left out."""
+    found = []
+    for group in groups:
+        if "model.bins" not in group.settings or group.settings["model.bins"] == bins:
+            continue
+        partner = {**group.settings, "model.bins": bins}
+        found += [item for other in groups if other.settings == partner for item in paired_differences([group], other)]
     return found
 
 
@@ -127,17 +161,3 @@ def _overlap(group: Group, pairs: Sequence[tuple[str, ...]]) -> float:
     folds = finite(look_up(group.jobs[0].config, "data.folds"))
     fold = REPETITIONS.index("data.fold")
     return 1 / (folds - 1) if folds and folds > 1 and len({pair[fold] for pair in pairs}) > 1 else 0.0
-
-
-def t_quantile(freedom: int) -> float:
-    """The 97.5 % quantile of Student's t, to within 0.001; ``freedom`` at least 1."""
-    exact = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
-    if freedom <= len(exact):
-        return exact[freedom - 1]
-    z = 1.959964  # Fisher's expansion about the normal distribution
-    return (
-        z
-        + (z**3 + z) / (4 * freedom)
-        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
-        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * freedom**3)
-    )

@@ -26,7 +26,7 @@ class Job:
     ``status`` is run.json's ("finished", "failed", ...), "finished" where only results.json is there, and
     "unfinished" otherwise. ``overrides`` maps a key of the command line to its text ("model.bins" -> "[1,2]"), without
     Hydra's own. ``config`` is the resolved config, or what the job was composed from where it did not come that far.
-    ``objective`` is None where the job has none, or none that is finite.
+    ``objective`` is None where the job has none, or none that is finite. ``record`` is all of run.json.
     """
 
     folder: Path
@@ -40,6 +40,7 @@ class Job:
     error: str | None = None
     seconds: float | None = None
     pruned: bool = False
+    record: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def finished(self) -> bool:
@@ -107,6 +108,7 @@ def read_job(folder: str | Path, *, name: str | None = None) -> Job:
         error=run.get("error"),
         seconds=finite(run.get("seconds")),
         pruned=(folder / "pruned.json").is_file(),
+        record=run,
     )
 
 

@@ -42,11 +42,7 @@ def recommendation(jobs: Sequence[Job], metric: str | None = None, mode: str = "
     spread = "" if best.std is None else f" ± {best.std:.4f}"
     label = ", ".join(f"{key}={short(value)}" for key, value in best.settings.items())
     text = f"best: {label}   ({metric or jobs[0].objective_name} {best.mean:.4f}{spread}, n = {best.n})"
-    close = [
-        item.group.label
-        for item in paired_differences(groups, best)
-        if item.low is not None and item.high is not None and item.low <= 0 <= item.high
-    ]
+    close = [item.group.label for item in paired_differences(groups, best) if item.within_noise]
     if close:
         text += f"\nnot told from it at 95 % by the paired differences: {'; '.join(close)}"
     elif best.n == 1:

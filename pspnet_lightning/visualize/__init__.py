@@ -2,10 +2,11 @@
 
 from pspnet_lightning.visualize.confusion import confusion_picture, confusion_shares
 from pspnet_lightning.visualize.context import ContextItem, context_figure, context_sheet, receptive_field_figure
-from pspnet_lightning.visualize.figures import confusion_figure, plot_curves
+from pspnet_lightning.visualize.figures import plot_curves
 from pspnet_lightning.visualize.sheets import (
     SheetItem,
     as_rgb,
+    cell_notes,
     colorize,
     error_map,
     label_sheet,
@@ -13,6 +14,7 @@ from pspnet_lightning.visualize.sheets import (
     overlay,
     overlay_with_legend,
     prediction_sheet,
+    read_cells,
     save_png,
 )
 from pspnet_lightning.visualize.tables import class_table, context_table
@@ -21,9 +23,9 @@ __all__ = [
     "ContextItem",
     "SheetItem",
     "as_rgb",
+    "cell_notes",
     "class_table",
     "colorize",
-    "confusion_figure",
     "confusion_picture",
     "confusion_shares",
     "context_figure",
@@ -36,6 +38,7 @@ __all__ = [
     "overlay_with_legend",
     "plot_curves",
     "prediction_sheet",
+    "read_cells",
     "receptive_field_figure",
     "save_png",
 ]

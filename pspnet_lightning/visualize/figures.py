@@ -1,4 +1,4 @@
-"""Figures of numbers: curves of a run, the confusion matrix."""
+"""Curves of a run."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 
 def plot_curves(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
@@ -34,30 +32,6 @@ def plot_curves(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
             axes.legend(frameon=False)
         if title == "validation":
             axes.set_ylim(0, 1)
-    save_figure(figure, path)
-
-
-def confusion_figure(confusion: np.ndarray, classes: Sequence[str], path: Path) -> None:
-    """The matrix with each row (truth) normalised to 1; numbers in the cells up to 25 classes."""
-    from matplotlib.figure import Figure
-
-    count = len(classes)
-    total = confusion.sum(axis=1, keepdims=True)
-    share = np.divide(confusion, total, out=np.zeros(confusion.shape), where=total > 0)
-    side = min(4 + 0.42 * count, 30)
-    figure = Figure(figsize=(side + 1, side), layout="constrained")
-    axes = figure.subplots()
-    picture = axes.imshow(share, vmin=0, vmax=1, cmap="Blues")
-    font = 9 if count <= 25 else max(3.0, 220 / count)
-    axes.set_xticks(range(count), classes, rotation=60, ha="right", rotation_mode="anchor", fontsize=font)
-    axes.set_yticks(range(count), classes, fontsize=font)
-    axes.set(xlabel="prediction", ylabel="truth", title="share of each true class")
-    figure.colorbar(picture, ax=axes, shrink=0.8)
-    if count <= 25:
-        for row, column in np.argwhere(share >= 0.005):
-            value = share[row, column]
-            colour = "white" if value > 0.5 else "black"
-            axes.text(column, row, f"{value:.2f}".lstrip("0"), ha="center", va="center", color=colour, fontsize=7)
     save_figure(figure, path)
 
 

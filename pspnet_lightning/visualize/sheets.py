@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,17 @@ from typing import Any
 import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from pspnet_lightning.data.specs import Colour, DataSpec
 
 _IGNORED: Colour = (0, 0, 0)
 _INK, _PAPER = (30, 30, 34), (255, 255, 255)
 _LEAST_WIDTH = 240  # of a picture with a legend
+_BORDER, _GAP, _CAPTION = 8, 6, 22  # of a sheet, in pixels
+_COLUMNS = ("image", "truth", "prediction", "errors")
+_CELL_WIDTH = 240
+_CELLS = "pspnet-cells"  # a PNG's text chunk that says where its cells are
 _RIGHT, _WRONG = (214, 220, 226), (214, 40, 40)
 
 
@@ -61,7 +67,7 @@ def error_map(prediction: np.ndarray, label: np.ndarray, ignore_index: int = 255
     return picture
 
 
-def prediction_sheet(items: Sequence[SheetItem], spec: DataSpec, *, cell_width: int = 240) -> np.ndarray:
+def prediction_sheet(items: Sequence[SheetItem], spec: DataSpec, *, cell_width: int = _CELL_WIDTH) -> np.ndarray:
     """Image, truth, prediction and error map of each item, with captions and a legend: uint8 (H, W, 3).
 
     The legend names the classes that occur, the commonest first, at most 40.
@@ -79,7 +85,43 @@ def prediction_sheet(items: Sequence[SheetItem], spec: DataSpec, *, cell_width: 
         )
         rows.append((f"{_short(item.name)}   {right:.1f} % of pixels right", cells))
     maps = [map_ for item in items for map_ in (item.label, item.prediction)]
-    return _sheet(rows, ("image", "truth", "prediction", "errors"), maps, spec, cell_width)
+    return _sheet(rows, _COLUMNS, maps, spec, cell_width)
+
+
+def cell_notes(items: Sequence[SheetItem], cell_width: int = _CELL_WIDTH) -> dict[str, str]:
+    """Where ``prediction_sheet`` puts the cells of each item, for ``save_png``'s ``notes``: see ``read_cells``."""
+    places, top = [], _BORDER + _CAPTION
+    for item in items:
+        height = _cell_height(item.image, cell_width)
+        lefts = [_BORDER + number * (cell_width + _GAP) for number in range(len(_COLUMNS))]
+        boxes = {name: (left, top + _CAPTION, cell_width, height) for name, left in zip(_COLUMNS, lefts, strict=True)}
+        places.append({"name": item.name, "cells": boxes})
+        top += _CAPTION + height
+    return {_CELLS: json.dumps(places)}
+
+
+def read_cells(path: Path) -> list[tuple[str, dict[str, np.ndarray]]]:
+    """A sheet that was saved with ``cell_notes``, cut up: (name, column -> uint8 (h, w, 3)) of each item.
+
+    Empty where there is no such file, or one without notes.
+    """
+    try:
+        with Image.open(path) as sheet:
+            places = json.loads(getattr(sheet, "text", {}).get(_CELLS, "[]"))
+            pixels = np.array(sheet.convert("RGB")) if places else np.empty(0)
+    except (OSError, ValueError):
+        return []
+    return [
+        (
+            str(place["name"]),
+            {name: pixels[y : y + h, x : x + w] for name, (x, y, w, h) in place["cells"].items()},
+        )
+        for place in places
+    ]
+
+
+def _cell_height(image: np.ndarray, cell_width: int) -> int:
+    return max(1, round(image.shape[0] * cell_width / image.shape[1]))
 
 
 def label_sheet(
@@ -103,17 +145,16 @@ def _sheet(
     """Rows of (caption, cells of one size), headed by ``columns``, with a legend of what ``maps`` hold."""
     rows = []
     for caption, cells in items:
-        scale = cell_width / cells[0].shape[1]
-        size = (cell_width, max(1, round(cells[0].shape[0] * scale)))
-        interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
+        size = (cell_width, _cell_height(cells[0], cell_width))
+        interpolation = cv2.INTER_AREA if cell_width < cells[0].shape[1] else cv2.INTER_NEAREST
         resized = [cv2.resize(np.ascontiguousarray(cell), size, interpolation=interpolation) for cell in cells]
-        gap = np.full((size[1], 6, 3), _PAPER, np.uint8)
+        gap = np.full((size[1], _GAP, 3), _PAPER, np.uint8)
         strip = np.hstack([part for cell in resized for part in (cell, gap)][:-1])
         rows += [_caption(caption, strip.shape[1]), strip]
     width = rows[1].shape[1]
-    heads = np.hstack([_caption(name, cell_width + 6) for name in columns])[:, :width]
+    heads = np.hstack([_caption(name, cell_width + _GAP) for name in columns])[:, :width]
     sheet = np.vstack([heads, *rows, _legend(maps, spec, width)])
-    return cv2.copyMakeBorder(sheet, 8, 8, 8, 8, cv2.BORDER_CONSTANT, value=_PAPER)
+    return cv2.copyMakeBorder(sheet, _BORDER, _BORDER, _BORDER, _BORDER, cv2.BORDER_CONSTANT, value=_PAPER)
 
 
 def overlay_with_legend(image: np.ndarray, label: np.ndarray, spec: DataSpec, opacity: float = 0.5) -> np.ndarray:
@@ -135,16 +176,26 @@ def _widened(picture: np.ndarray) -> np.ndarray:
     return cv2.copyMakeBorder(picture, 0, 0, 0, missing, cv2.BORDER_CONSTANT, value=_PAPER)
 
 
-def save_png(image: np.ndarray, path: Path, palette: Sequence[Colour] | None = None) -> None:
+def save_png(
+    image: np.ndarray,
+    path: Path,
+    palette: Sequence[Colour] | None = None,
+    *,
+    notes: Mapping[str, str] | None = None,
+) -> None:
     """Writes uint8 (H, W, 3) or (H, W) beside the target and renames, so that nobody sees half a picture.
 
-    With a ``palette`` a map of indices (H, W) shows in its colours; what a program reads are the indices.
+    With a ``palette`` a map of indices (H, W) shows in its colours; what a program reads are the indices. ``notes``
+    become text chunks of the PNG.
     """
     part = path.with_name(f".{path.name}.part")
     picture = Image.fromarray(image)
     if palette is not None:
         picture.putpalette([value for colour in palette for value in colour])
-    picture.save(part, format="PNG")
+    chunks = PngInfo()
+    for key, text in (notes or {}).items():
+        chunks.add_text(key, text, zip=True)
+    picture.save(part, format="PNG", pnginfo=chunks)
     os.replace(part, path)
 
 
@@ -153,7 +204,7 @@ def _font() -> Any:
 
 
 def _caption(text: str, width: int) -> np.ndarray:
-    strip = Image.new("RGB", (width, 22), _PAPER)
+    strip = Image.new("RGB", (width, _CAPTION), _PAPER)
     ImageDraw.Draw(strip).text((2, 3), text, fill=_INK, font=_font())
     return np.array(strip)
 

@@ -1,0 +1,36 @@
+"""`pspnet-report RUN_OR_SWEEP_FOLDER`: what came out, as a page, a text to quote, and a table."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from pspnet_lightning.cli.app import run
+from pspnet_lightning.report import gather, headline, write_report
+
+_MODES = {"maximize": "max", "minimize": "min", None: None}
+
+
+def main() -> None:
+    """The console script: the first word, unless it is ``key=value`` or an option, is the folder."""
+    if len(sys.argv) > 1 and not sys.argv[1].startswith("-") and (Path(sys.argv[1]).exists() or "=" not in sys.argv[1]):
+        quoted = sys.argv[1].replace("\\", "\\\\").replace("'", "\\'")
+        sys.argv[1] = f"folder='{quoted}'"
+    run("report", report)
+
+
+def report(cfg: DictConfig) -> None:
+    """Reads the folder and writes the three files; prints the outcome and where they are.
+
+    Raises ValueError for a folder that is missing or holds no run, an unknown metric or direction.
+    """
+    if cfg.direction not in _MODES:
+        raise ValueError(f"direction={cfg.direction!r} must be maximize or minimize")
+    if cfg.pictures < 0:
+        raise ValueError(f"pictures={cfg.pictures} must be at least 0")
+    content = gather(cfg.folder, metric=cfg.metric, mode=_MODES[cfg.direction], pictures=cfg.pictures)
+    print(headline(content))
+    for path in write_report(content, Path(cfg.output or cfg.folder)):
+        print(path)

@@ -1,0 +1,30 @@
+"""The report's files, each written beside its target and renamed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from pspnet_lightning.report.content import Content
+from pspnet_lightning.report.html import html_report
+from pspnet_lightning.report.markdown import markdown_report
+from pspnet_lightning.report.tables import csv_report
+
+_FILES: dict[str, Callable[[Content], str]] = {
+    "report.html": html_report,
+    "report.md": markdown_report,
+    "report.csv": csv_report,
+}
+
+
+def write_report(content: Content, folder: Path) -> list[Path]:
+    """Writes ``report.html``, ``report.md`` and ``report.csv`` into ``folder``; the paths, in this order."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name, make in _FILES.items():
+        path, part = folder / name, folder / f".{name}.part"
+        part.write_text(make(content), encoding="utf-8", newline="")
+        os.replace(part, path)
+        paths.append(path)
+    return paths

@@ -1,0 +1,86 @@
+"""The report as Markdown: for a README, an issue, a pull request. Pictures and curves are in the HTML only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pspnet_lightning.report.content import Content
+from pspnet_lightning.report.tables import difference_words, gigabytes, job_facts, spent
+from pspnet_lightning.report.verdict import headline, shown, verdict
+
+
+def markdown_report(content: Content) -> str:
+    """The whole text."""
+    parts = [f"# {content.title}", headline(content)]
+    facts = [*((key, " · ".join(values)) for key, values in content.swept), *content.facts]
+    parts += [f"## What was {'run' if content.single else 'swept'}", table(["", ""], facts)]
+    parts += ["## Results", _results(content)]
+    if content.classes:
+        names = [content.name(group) for group in content.scored]
+        rows = [[row.name, *("absent" if iou is None else f"{iou:.1f}" for iou in row.iou)] for row in content.classes]
+        parts += ["## Classes", table(["IoU, %", *names], rows)]
+    parts += ["## Time and memory", _jobs(content)]
+    if content.lost:
+        lines = [
+            f"- {job.name}: {content.settings(job)}: {job.status}{f': {job.error}' if job.error else ''}"
+            for job in content.lost
+        ]
+        parts += ["## Failed jobs", "\n".join(lines)]
+    commands = "\n".join(line for job in content.jobs for line in content.commands(job))
+    parts += ["## Commands", f"```\n{commands}\n```"]
+    parts += [f"## {'In short' if content.single else 'Recommendation'}", *verdict(content)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _results(content: Content) -> str:
+    if content.best is None:
+        return "No job has a score yet."
+    several = len(content.repetitions) > 1
+    heads = [", ".join(content.keys) or "run", *map(content.repetition_name, content.repetitions)]
+    heads += ["mean", "std", "n"] if several else []
+    heads += ["difference, 95 %", "better", "p"] if content.differences else []
+    rows = []
+    for group in content.groups:
+        values = group.by_repetition()
+        row = [content.name(group), *(shown(content, values.get(key)) for key in content.repetitions)]
+        row += [shown(content, group.mean), shown(content, group.std), str(group.n)] if several else []
+        if content.differences:
+            words = difference_words(content, group)
+            row += [words.difference, words.pairs, words.p]
+        rows.append(row)
+    note = f"{content.metric_name} of the best checkpoint."
+    if content.differences:
+        note += (
+            f" Differences are to {content.reference}, paired over seeds and folds (Student's t, between folds "
+            f"corrected after Nadeau & Bengio 2003); p in brackets: after Holm."
+        )
+    return f"{table(heads, rows)}\n\n{note}"
+
+
+def _jobs(content: Content) -> str:
+    rows = []
+    for job in content.jobs:
+        facts = job_facts(content, job)
+        rows.append(
+            [
+                job.name,
+                content.settings(job),
+                "stopped early" if job.pruned else job.status,
+                shown(content, job.value(content.metric)),
+                spent(job.seconds),
+                "" if facts.images_per_second is None else f"{facts.images_per_second:.1f}",
+                gigabytes(facts.host_bytes),
+                gigabytes(facts.device_bytes),
+            ]
+        )
+    return table(
+        ["job", "settings", "status", content.metric_name, "time", "images/s", "memory", "of the device"], rows
+    )
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of GitHub's Markdown; bars in a cell are escaped."""
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(
+        "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in line) + " |" for line in lines
+    )
