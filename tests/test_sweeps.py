@@ -18,9 +18,9 @@ from pspnet_lightning.sweeps import (
     paired_differences,
     read_job,
     read_sweep,
+    student,
     swept_keys,
 )
-from pspnet_lightning.sweeps.groups import t_quantile
 from pspnet_lightning.sweeps.jobs import natural
 
 
@@ -100,7 +100,7 @@ def test_seeds_alone_are_the_ordinary_paired_t_test(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("freedom", [1, 2, 5, 10, 11, 12, 20, 50, 1000])
 def test_the_t_quantile(freedom: int) -> None:
-    assert t_quantile(freedom) == pytest.approx(scipy.stats.t.ppf(0.975, freedom), abs=1e-3)
+    assert student.quantile(freedom) == pytest.approx(scipy.stats.t.ppf(0.975, freedom), abs=1e-3)
 
 
 def test_what_failed_or_was_killed_counts_in_no_mean(sweep: Path) -> None:

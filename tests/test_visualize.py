@@ -15,13 +15,14 @@ from pspnet_lightning.data import DataSpec, default_palette
 from pspnet_lightning.metrics import scores
 from pspnet_lightning.visualize import (
     SheetItem,
+    cell_notes,
     class_table,
     colorize,
-    confusion_figure,
     error_map,
     overlay,
     plot_curves,
     prediction_sheet,
+    read_cells,
     save_png,
 )
 
@@ -71,10 +72,35 @@ def test_files(tmp_path: Path) -> None:
         {"step": "9", "train/loss": "1.0", "val/miou": "0.5"},
     ]
     plot_curves(rows, tmp_path / "curves.png")
-    confusion_figure(np.eye(3) * 4, spec(3).classes, tmp_path / "confusion.png")
     assert Image.open(tmp_path / "curves.png").size[0] > 1000
-    assert Image.open(tmp_path / "confusion.png").size[0] > 400
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "confusion.png", "curves.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "curves.png"]
+
+
+@pytest.mark.parametrize(("height", "width"), [(40, 80), (300, 500)])
+def test_a_sheet_is_cut_into_its_cells(tmp_path: Path, height: int, width: int) -> None:
+    generator = np.random.default_rng(0)
+    items = [
+        SheetItem(
+            image=generator.integers(0, 255, (height + 20 * number, width, 3), np.uint8),
+            label=np.full((height + 20 * number, width), number, np.uint8),
+            prediction=np.full((height + 20 * number, width), 2 - number, np.uint8),
+            name=f"image {number}",
+        )
+        for number in range(3)
+    ]
+    save_png(prediction_sheet(items, spec(3)), tmp_path / "sheet.png", notes=cell_notes(items))
+    cells = read_cells(tmp_path / "sheet.png")
+    assert [name for name, _ in cells] == ["image 0", "image 1", "image 2"]
+    for number, (_, parts) in enumerate(cells):
+        assert list(parts) == ["image", "truth", "prediction", "errors"]
+        size = (round((height + 20 * number) * 240 / width), 240, 3)
+        assert {part.shape for part in parts.values()} == {size}
+        assert (parts["truth"] == spec(3).palette[number]).all()
+        assert (parts["prediction"] == spec(3).palette[2 - number]).all()
+    save_png(prediction_sheet(items, spec(3)), tmp_path / "plain.png")
+    (tmp_path / "torn.png").write_bytes((tmp_path / "sheet.png").read_bytes()[:200])
+    for name in ("plain.png", "torn.png", "none.png"):
+        assert read_cells(tmp_path / name) == []
 
 
 def test_table_names_absent_classes_and_the_rule() -> None:

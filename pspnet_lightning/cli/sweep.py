@@ -6,6 +6,7 @@ table. Hydra's launchers and sweepers know none of this: they see a task that re
 
 from __future__ import annotations
 
+import shlex
 import sys
 import traceback
 from collections.abc import Iterator
@@ -99,7 +100,8 @@ def _summarise(sweep: _Sweep) -> bool:
     if any(job.finished for job in jobs) and len(jobs) > 1:
         console = Console(width=None if sys.stdout.isatty() else 140)
         console.print(sweep_table(jobs, mode=sweep.mode))
-        print(recommendation(jobs, mode=sweep.mode) or "", flush=True)
+        print(recommendation(jobs, mode=sweep.mode) or "")
+        print(f"as a page: pspnet-report {shlex.quote(shown(folder))}", flush=True)
     keys = swept_keys(jobs)
     lost = [job for job in jobs if not job.finished]
     for job in lost:

@@ -241,6 +241,8 @@ def gather(folder: str | Path, *, metric: str | None = None, mode: str | None = 
     Raises ValueError where the folder is missing or holds neither.
     """
     folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"run or sweep folder {str(folder)!r} does not exist")
     single = (folder / "run.json").is_file() or ((folder / ".hydra").is_dir() and (folder / "config.yaml").is_file())
     jobs = [read_job(folder)] if single else read_sweep(folder)
     mode = mode or read_json(folder / "sweep.json").get("mode") or "max"
