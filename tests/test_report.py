@@ -89,6 +89,39 @@ def test_what_is_better_than_the_papers_bins_within_noise_is_said_so(tmp_path: P
     assert "within the noise. Nothing here speaks against keeping them." in text
 
 
+def test_one_pair_of_runs_is_no_proof(tmp_path: Path) -> None:
+    for number, (bins, seed, score) in enumerate(
+        [("[1]", 0, 0.6), ("[1]", 1, 0.7), ("[1,2,3,6]", 0, 0.5), ("[1,2,3,6]", 2, 0.5)]
+    ):
+        write_run(tmp_path / str(number), [f"model.bins={bins}", f"seed={seed}"], [score, score])
+    text = " ".join(verdict(gather(tmp_path)))
+    assert "+10.00, is of one pair of runs: it may be chance" in text
+    assert "larger than the noise" not in text
+
+
+def test_a_setting_has_one_colour_in_every_chart(tmp_path: Path) -> None:
+    write_run(tmp_path / "0", ["model.bins=[1]"], [0.7, 0.7])
+    write_run(tmp_path / "1", ["model.bins=[2]"], [0.5, 0.5])
+    # The better one logged no training loss: too few steps.
+    rows = (tmp_path / "0" / "metrics.csv").read_text().replace("train/loss", "train/other")
+    (tmp_path / "0" / "metrics.csv").write_text(rows)
+    page = write_report(gather(tmp_path), tmp_path)[0].read_text()
+    charts = page.split("<figcaption>")[1:4]
+    drawn = [re.findall(r'<polyline class="(\w+)"[^>]*><title>(\S+)</title>', chart) for chart in charts]
+    assert [sorted(lines) for lines in drawn] == [[("c0", "[1]"), ("c1", "[2]")]] * 2 + [[("c1", "[2]")]]
+    assert re.findall(r'<i class="(\w+)"></i>(\S+)</span>', page) == [("c0", "[1]"), ("c1", "[2]")]
+
+
+def test_a_killed_job_says_what_is_known(tmp_path: Path) -> None:
+    write_run(tmp_path / "0", ["model.bins=[1]"], [0.7, 0.7])
+    write_run(tmp_path / "1", ["model.bins=[2]"], None)
+    record = json.loads((tmp_path / "1" / "run.json").read_text())
+    (tmp_path / "1" / "run.json").write_text(json.dumps({**record, "status": "running"}))
+    page, text, _ = write_report(gather(tmp_path), tmp_path)
+    assert "running: still at work, or killed" in page.read_text()
+    assert "- 1: model.bins=[2]: running: still at work, or killed" in text.read_text()
+
+
 def test_other_settings_are_compared_within_their_own(tmp_path: Path) -> None:
     number = 0
     for lr in ("0.01", "0.02"):

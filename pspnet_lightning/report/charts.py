@@ -38,12 +38,17 @@ def line_chart(series: Sequence[Series], title: str, scale: float = 1.0) -> Mark
         x = place(epoch, low_y)[0]
         parts.append(f'<text x="{x:.1f}" y="{_HEIGHT - _BOTTOM + 16}" text-anchor="middle">{epoch + 1}</text>')
     parts.append(f'<text x="{_WIDTH - _RIGHT}" y="{_HEIGHT - 3}" text-anchor="end">epoch</text>')
-    for index, item in reversed(list(enumerate(series))):
-        colour = f"c{index}" if index < COLOURS else "cx"
+    for item in reversed(series):
+        colour = colour_of(item)
         if len(item.jobs) > 1:
             parts += [_line(curve, scale, place, f"{colour} faint", item.label) for curve in item.jobs]
         parts.append(_line(item.mean, scale, place, colour, item.label))
     return Markup("".join([*parts, "</svg>"]))
+
+
+def colour_of(series: Series) -> str:
+    """The style of a setting's lines: the same in every chart."""
+    return f"c{series.rank}" if series.rank < COLOURS else "cx"
 
 
 def _line(curve: Mapping[int, float], scale: float, place: _Place, style: str, label: str) -> str:

@@ -49,8 +49,9 @@ _FACTS = {
 
 @dataclass(frozen=True)
 class Series:
-    """One setting's curve: the mean over its jobs by epoch, and each job's own."""
+    """One setting's curve: the mean over its jobs by epoch, and each job's own. ``rank``: its group's place."""
 
+    rank: int
     label: str
     mean: Mapping[int, float]
     jobs: tuple[Mapping[int, float], ...]
@@ -193,12 +194,12 @@ class Content:
     def curves(self, metric: str) -> list[Series]:
         """A metric by epoch for each group that has any."""
         found = []
-        for group in self.groups:
+        for rank, group in enumerate(self.groups):
             own = [curve for job in group.jobs if (curve := history(job.folder, metric))]
             epochs = sorted({epoch for curve in own for epoch in curve})
             mean = {epoch: statistics.fmean(curve[epoch] for curve in own if epoch in curve) for epoch in epochs}
             if mean:
-                found.append(Series(self.name(group), mean, tuple(own)))
+                found.append(Series(rank, self.name(group), mean, tuple(own)))
         return found
 
     # --------------------------------------------------------------- jobs
@@ -222,6 +223,12 @@ class Content:
         found += [("git commit", ", ".join(sorted(commits)))] if commits else []
         found += [("torch", ", ".join(sorted(map(str, torch))))] if torch else []
         return found
+
+    def end(self, job: Job) -> str:
+        """How a job without a score ended: its status and the last line of its error."""
+        if job.error:
+            return f"{job.status}: {job.error}"
+        return "running: still at work, or killed" if job.status == "running" else job.status
 
     def settings(self, job: Job) -> str:
         """What tells this job from the others: "model.bins=[1] seed=0"."""

@@ -11,8 +11,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
-from pspnet_lightning.report.charts import COLOURS, line_chart, strip
-from pspnet_lightning.report.content import Content
+from pspnet_lightning.report.charts import colour_of, line_chart, strip
+from pspnet_lightning.report.content import Content, Series
 from pspnet_lightning.report.tables import difference_words, gigabytes, job_facts, spent
 from pspnet_lightning.report.verdict import headline, shown, verdict
 from pspnet_lightning.sweeps import Group
@@ -20,7 +20,7 @@ from pspnet_lightning.sweeps import Group
 # Points of IoU at which the heat map's colour is full, at least: smaller ranges are noise, and should look like it.
 _FULL = 5.0
 _UP, _DOWN = (0, 114, 178), (213, 94, 0)  # told apart by colour-blind eyes too
-_CURVES = (("val/loss", "validation loss"), ("train/loss", "training loss"))
+_CURVES = {"val/loss": "validation loss", "train/loss": "training loss"}
 
 
 def html_report(content: Content) -> str:
@@ -59,22 +59,27 @@ def _value(group: Group, repetition: tuple[str, ...]) -> float | None:
 
 
 def _charts(content: Content) -> list[tuple[str, Markup]]:
-    first = (content.metric if "/" in content.metric else f"val/{content.metric}", content.metric_name)
-    wanted = dict([first, *_CURVES])
     scale = content.scaled(1.0) or 1.0
-    found = []
-    for metric, name in wanted.items():
-        series = content.curves(metric)
-        if series:
-            found.append((name, line_chart(series, name, scale if metric == first[0] else 1.0)))
-    return found
+    return [
+        (name, line_chart(series, name, scale if name == content.metric_name else 1.0))
+        for name, series in _curves(content).items()
+    ]
+
+
+def _curves(content: Content) -> dict[str, list[Series]]:
+    """The series of each chart by its title; charts without any are left out."""
+    metric = content.metric if "/" in content.metric else f"val/{content.metric}"
+    wanted = {**_CURVES, metric: content.metric_name}
+    found = {name: content.curves(key) for key, name in sorted(wanted.items(), key=lambda item: item[0] != metric)}
+    return {name: series for name, series in found.items() if series}
 
 
 def _legend(content: Content) -> list[tuple[str, str]]:
     """(style, name) of each line; those without a colour of their own share one entry."""
-    names = [item.label for item in content.curves("train/loss") or content.curves("val/miou")]
-    own = [(f"c{index}", name) for index, name in enumerate(names[:COLOURS])]
-    rest = len(names) - len(own)
+    lines = {item.rank: item for series in _curves(content).values() for item in series}
+    styled = [(colour_of(lines[rank]), lines[rank].label) for rank in sorted(lines)]
+    own = [pair for pair in styled if pair[0] != "cx"]
+    rest = len(styled) - len(own)
     return own + ([("cx", f"{rest} further")] if rest else [])
 
 

@@ -21,10 +21,7 @@ def markdown_report(content: Content) -> str:
         parts += ["## Classes", table(["IoU, %", *names], rows)]
     parts += ["## Time and memory", _jobs(content)]
     if content.lost:
-        lines = [
-            f"- {job.name}: {content.settings(job)}: {job.status}{f': {job.error}' if job.error else ''}"
-            for job in content.lost
-        ]
+        lines = [f"- {job.name}: {content.settings(job)}: {content.end(job)}" for job in content.lost]
         parts += ["## Failed jobs", "\n".join(lines)]
     commands = "\n".join(line for job in content.jobs for line in content.commands(job))
     parts += ["## Commands", f"```\n{commands}\n```"]

@@ -60,7 +60,12 @@ def _noise(content: Content, best: Group) -> list[str]:
         ]
     lines = []
     paper = next((item for item in content.to_paper if item.group is best), None)
-    if paper is not None:
+    if paper is not None and paper.p is None:
+        lines.append(
+            f"Its difference to {content.reference}, {difference(content, paper)}, is of one pair of runs: it may be "
+            f"chance."
+        )
+    elif paper is not None:
         told = "within the noise" if paper.within_noise else "larger than the noise"
         lines.append(
             f"Its difference to {content.reference} is {difference(content, paper)} over {paper.n} pairs of runs: "

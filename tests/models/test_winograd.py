@@ -85,7 +85,7 @@ def test_float32_errors_are_of_the_direct_convolutions_size(channels: int, outpu
         assert difference(plain, true) < 2e-6, name
 
 
-def test_the_smaller_tiles_float32_error_is_a_third() -> None:
+def test_the_smaller_tiles_float32_error_is_less_than_half() -> None:
     x, weight, *_ = example(256, 64, (36, 36), torch.float32)
     exact = F.conv2d(x.double(), weight.double(), padding=1)
     small, large = (difference(convolve(x, weight, tile=tile), exact) for tile in (TWO, THREE))
