@@ -119,7 +119,9 @@ class Job:
         orders = {
             "task": self._task,
             "config": config,
-            "hydra": OmegaConf.to_container(cast(DictConfig, HydraConfig.get()), resolve=False),
+            # Resolved here: its interpolations lead into the job's config, and what a rank made of ${now:...} or of
+            # ${run_name:...} would be another folder.
+            "hydra": OmegaConf.to_container(cast(DictConfig, HydraConfig.get()), resolve=True),
             "full": os.environ.get("PSPNET_FULL_ERROR") == "1",
         }
         self._orders = OmegaConf.to_yaml(OmegaConf.create(orders))

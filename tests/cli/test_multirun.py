@@ -39,14 +39,16 @@ def config_of(job: Path) -> dict:
 
 
 def test_two_jobs_of_two_ranks(command: Run, tmp_path: Path) -> None:
-    sweep = ["-m", "model.bins=[1],[1,2,3,6]", "logger=wandb", "hydra.sweep.dir=sweep"]
+    # No hydra.sweep.dir, as in the README: the folder has the name of the moment, and the ranks must agree on it.
+    sweep = ["-m", "model.bins=[1],[1,2,3,6]", "logger=wandb"]
     result = command("train", *sweep, *TWO_RANKS, MARK=str(tmp_path), WANDB_MODE="offline", **PATHS)
     assert result.returncode == 0, result.stdout + result.stderr
     assert left_over(f"MARK={tmp_path}") == [], "a process was left over"
-    assert [path.name for path in tmp_path.iterdir()] == ["sweep"]
-    assert {path.name for path in (tmp_path / "sweep").iterdir() if path.is_dir()} == {"0", "1"}
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+    (made,) = tmp_path.glob("runs/*/*")
+    assert {path.name for path in made.iterdir() if path.is_dir()} == {"0", "1"}
     for job, bins in (("0", [1]), ("1", [1, 2, 3, 6])):
-        folder = tmp_path / "sweep" / job
+        folder = made / job
         assert config_of(folder)["model"]["bins"] == bins
         assert OmegaConf.load(folder / ".hydra" / "config.yaml").model.bins == bins
         assert (folder / "rank0.pt").is_file(), "of each job, both ranks ran in its own folder"
@@ -55,6 +57,16 @@ def test_two_jobs_of_two_ranks(command: Run, tmp_path: Path) -> None:
         with (folder / "metrics.csv").open() as file:
             assert len(list(csv.DictReader(file))) == 1  # the epoch's validation; the best checkpoint's is no new point
     assert result.stdout.count("best checkpoint") == 2
+
+
+@pytest.mark.slow
+def test_the_readmes_sweep_of_two_ranks_in_its_own_words(command: Run, tmp_path: Path) -> None:
+    words = "-m model.bins=[1],[1,2,3,6] trainer.accelerator=cpu trainer.devices=2 debug=fdr".split()
+    result = command("train", *words, "data.crop_size=65", MARK=str(tmp_path), timeout=300)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "failed" not in result.stderr
+    assert len(list(tmp_path.glob("runs/*/*/[01]/config.yaml"))) == 2
+    assert left_over(f"MARK={tmp_path}") == []
 
 
 @pytest.mark.slow
