@@ -10,7 +10,7 @@ import tifffile
 from PIL import Image
 from scipy.io import savemat
 
-from pspnet_lightning.data.benchmarks.aerial import POTSDAM_TRAIN, POTSDAM_VAL, VAIHINGEN_TRAIN, VAIHINGEN_VAL
+from pspnet_lightning.data.public.aerial import POTSDAM_TRAIN, POTSDAM_VAL, VAIHINGEN_TRAIN, VAIHINGEN_VAL
 from pspnet_lightning.data.specs import known_classes
 
 SIZE = (48, 64)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from pspnet_lightning.checkpoint import read_checkpoint
+from pspnet_lightning.runs.checkpoint import read_checkpoint
 
 # What depends on the clock.
 MEASURED = ("images_per_second", "data_wait")

@@ -9,8 +9,8 @@ from conftest import SMALL
 from hydra import compose, initialize_config_dir
 
 from pspnet_lightning.config import CONFIG_DIR, as_plain, build_module, build_source
-from pspnet_lightning.module import SegmentationModule
-from pspnet_lightning.schemas import register_schemas
+from pspnet_lightning.config.schemas import register_schemas
+from pspnet_lightning.training.module import SegmentationModule
 
 
 def write_checkpoint(path: Path, *overrides: str, width: int = 8) -> SegmentationModule:

@@ -10,15 +10,19 @@ import numpy as np
 import pytest
 import torch
 
-from pspnet_lightning.checkpoint import load, read_checkpoint
-from pspnet_lightning.checkpoint_io import AtomicCheckpointIO, damage, latest_checkpoint
 from pspnet_lightning.config import build_module
 from pspnet_lightning.data.scenes import SCENES
-from pspnet_lightning.module import SegmentationModule
+from pspnet_lightning.runs.checkpoint import load, read_checkpoint
+from pspnet_lightning.runs.checkpoint_io import AtomicCheckpointIO, damage, latest_checkpoint
+from pspnet_lightning.training.module import SegmentationModule
 
 CONFIG = {
     "model": {"_target_": "pspnet_lightning.models.PSPNet", "depth": 18, "stem": "plain", "width": 8, "bins": [1, 3]},
-    "loss": {"_target_": "pspnet_lightning.losses.CrossEntropy", "class_weights": "balanced", "aux_weight": 0.3},
+    "loss": {
+        "_target_": "pspnet_lightning.training.losses.CrossEntropy",
+        "class_weights": "balanced",
+        "aux_weight": 0.3,
+    },
     "seed": 0,
     "channels_last": True,
 }

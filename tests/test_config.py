@@ -11,7 +11,6 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from pspnet_lightning.cli.protocol import build_protocol
 from pspnet_lightning.config import (
     CONFIG_DIR,
     as_plain,
@@ -21,9 +20,10 @@ from pspnet_lightning.config import (
     build_module,
     split_data_node,
 )
+from pspnet_lightning.config.evaluation import build_protocol
+from pspnet_lightning.config.schemas import register_schemas
 from pspnet_lightning.data import DataSpec, default_palette
 from pspnet_lightning.inference import SlidingWindow
-from pspnet_lightning.schemas import register_schemas
 
 GROUPS = ["model", "data", "augment", "loss", "optimizer", "scheduler", "trainer", "callbacks", "logger"]
 GROUPS += ["experiment", "debug"]

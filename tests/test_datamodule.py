@@ -11,7 +11,7 @@ from PIL import Image
 
 from pspnet_lightning.data import EvalTransform, TrainTransform, list_file
 from pspnet_lightning.data.specs import IMAGENET_MEAN
-from pspnet_lightning.datamodule import SegmentationDataModule
+from pspnet_lightning.training.datamodule import SegmentationDataModule
 
 
 def make(root: Path, **options: object) -> SegmentationDataModule:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from pspnet_lightning.losses import OHEM, CrossEntropy, class_weights_from_counts, segmentation_loss
+from pspnet_lightning.training.losses import OHEM, CrossEntropy, class_weights_from_counts, segmentation_loss
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pspnet_lightning.callbacks.metrics_file import MetricsFile
+from pspnet_lightning.loggers.metrics_file import MetricsFile
 
 
 def steps(path: Path) -> list[str]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pspnet_lightning.models import PSPNet
-from pspnet_lightning.optim import adamw, constant, cosine, poly, sgd
+from pspnet_lightning.training.optim import adamw, constant, cosine, poly, sgd
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ import pytest
 from conftest import REPOSITORY, SMALL, Run
 
 from pspnet_lightning import record as module
-from pspnet_lightning.callbacks.preemption import Preempted
-from pspnet_lightning.record import RunRecord, read_record
+from pspnet_lightning.runs.preempted import Preempted
+from pspnet_lightning.runs.record import RunRecord, read_record
 
 SCENES = [*SMALL, "data.train_length=8", "data.val_length=2", "data.batch_size=4", "data.epochs=1"]
 SCENES += ["data.crop_size=64", "callbacks.pictures=null"]

@@ -17,7 +17,7 @@ from sweep_folder import SCORES, write_run, write_sweep
 from pspnet_lightning.report import gather, headline, verdict, write_report
 from pspnet_lightning.report.charts import nice_ticks, whole_ticks
 from pspnet_lightning.report.tables import difference_words, job_facts, spent
-from pspnet_lightning.sweeps import student
+from pspnet_lightning.runs import student
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 import scipy.stats
 import yaml
 
-from pspnet_lightning.sweeps import (
+from pspnet_lightning.runs import (
     best_group,
     group_jobs,
     history,
@@ -21,7 +21,7 @@ from pspnet_lightning.sweeps import (
     student,
     swept_keys,
 )
-from pspnet_lightning.sweeps.jobs import natural
+from pspnet_lightning.runs.jobs import natural
 
 
 def write_job(

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from pspnet_lightning import upsampling
 from pspnet_lightning.inference import SlidingWindow, sliding_window
-from pspnet_lightning.losses import OHEM, CrossEntropy, segmentation_loss
 from pspnet_lightning.models import PSPNet
-from pspnet_lightning.module import SegmentationModule
-from pspnet_lightning.upsampling import LowLogits
+from pspnet_lightning.models.upsampling import LowLogits
+from pspnet_lightning.training.losses import OHEM, CrossEntropy, segmentation_loss
+from pspnet_lightning.training.module import SegmentationModule
 
 SIZES = [((7, 9), (49, 65)), ((5, 4), (33, 26)), ((1, 1), (6, 5)), ((6, 6), (6, 6)), ((9, 8), (5, 4))]
 

@@ -15,10 +15,11 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from pspnet_lightning.callbacks.report import RunReport, write_json
+from pspnet_lightning.callbacks.report import RunReport
 from pspnet_lightning.data import SegmentationDataset
 from pspnet_lightning.data.submission import PredictionFiles
 from pspnet_lightning.metrics import count_pairs, scores
+from pspnet_lightning.runs.json_files import write_json
 from pspnet_lightning.visualize import SheetItem, prediction_sheet, save_png
 
 # Columns of the table of images.

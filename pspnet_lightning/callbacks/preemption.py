@@ -19,19 +19,10 @@ from lightning.pytorch.callbacks import Checkpoint, WeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
 
 from pspnet_lightning.callbacks.checkpoints import StepBoundary, as_between_batches
+from pspnet_lightning.runs.preempted import Preempted
 
-# sysexits.h: a temporary failure, try again. Schedulers can be told to requeue on it.
-EX_TEMPFAIL = 75
 # Ranks compare notes every so many validation batches; on a single process each is looked at.
 _EVERY = 8
-
-
-class Preempted(SystemExit):
-    """Ends a run that was asked to make way and can be continued from its last checkpoint; exit code 75."""
-
-    def __init__(self, signum: int) -> None:
-        super().__init__(EX_TEMPFAIL)
-        self.signal = signal.Signals(signum)
 
 
 class Preemption(Checkpoint):

@@ -8,9 +8,9 @@ from pathlib import Path
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
-from pspnet_lightning.callbacks.report import write_json
-from pspnet_lightning.sweeps import Job, history, read_sweep
-from pspnet_lightning.sweeps.jobs import look_up
+from pspnet_lightning.runs import Job, history, read_sweep
+from pspnet_lightning.runs.jobs import look_up
+from pspnet_lightning.runs.json_files import write_json
 
 
 class MedianPruning(Callback):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -12,9 +10,10 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
-from pspnet_lightning.callbacks.disk import despite_full_disk
 from pspnet_lightning.data import DataSpec
 from pspnet_lightning.metrics import all_conventions, scores
+from pspnet_lightning.runs.disk import despite_full_disk
+from pspnet_lightning.runs.json_files import write_json
 from pspnet_lightning.visualize import class_table, confusion_picture, confusion_shares, plot_curves, save_png
 
 
@@ -79,22 +78,3 @@ class RunReport(Callback):
     def details(self) -> dict[str, Any]:
         """What else ``results.json`` holds."""
         return {}
-
-
-def write_json(content: Any, path: Path) -> None:
-    """Strict JSON (not-a-number becomes null), written beside the target and renamed."""
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_text(json.dumps(_finite(content), indent=2, allow_nan=False) + "\n")
-        os.replace(part, path)
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and value != value else value

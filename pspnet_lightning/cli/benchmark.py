@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 
-from pspnet_lightning.cli.app import run
-from pspnet_lightning.cli.benchmark_input import measure_input
-from pspnet_lightning.cli.benchmark_model import measure_model
+from pspnet_lightning.benchmark.input import measure_input
+from pspnet_lightning.benchmark.model import measure_model
 from pspnet_lightning.config import nearest
+from pspnet_lightning.launch.app import run
 
 _KINDS = {"input": ("benchmark_input", measure_input), "model": ("benchmark_model", measure_model)}
 

@@ -13,14 +13,14 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from pspnet_lightning.checkpoint import load
-from pspnet_lightning.checkpoint_io import AtomicCheckpointIO
-from pspnet_lightning.cli.app import run
 from pspnet_lightning.config import as_plain, build_module, build_source, nearest
 from pspnet_lightning.data import DataSpec
 from pspnet_lightning.data.specs import benchmark_spec
 from pspnet_lightning.export import read_weights
+from pspnet_lightning.launch.app import run
 from pspnet_lightning.models.convert import SOURCES, Converted, convert, read_caffemodel
+from pspnet_lightning.runs.checkpoint import load
+from pspnet_lightning.runs.checkpoint_io import AtomicCheckpointIO
 
 
 def main() -> None:

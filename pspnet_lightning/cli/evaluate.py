@@ -14,16 +14,16 @@ from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from pspnet_lightning.callbacks import EvaluationReport, SavePredictions, progress_bar
-from pspnet_lightning.checkpoint import read_checkpoint, rebuild, spec_of
-from pspnet_lightning.cli.app import shown
-from pspnet_lightning.cli.job import Job
-from pspnet_lightning.cli.protocol import build_protocol, sha256_of, shown_protocol
-from pspnet_lightning.cli.ranks import match_devices, start
 from pspnet_lightning.config import as_plain, build, build_eval_data, nearest
+from pspnet_lightning.config.evaluation import build_protocol, sha256_of, shown_protocol
 from pspnet_lightning.data import DataSpec
 from pspnet_lightning.data.submission import prediction_files
-from pspnet_lightning.datamodule import SegmentationDataModule
+from pspnet_lightning.launch.app import shown
+from pspnet_lightning.launch.job import Job
+from pspnet_lightning.launch.ranks import match_devices, start
+from pspnet_lightning.runs.checkpoint import read_checkpoint, rebuild, spec_of
 from pspnet_lightning.terminal import animated
+from pspnet_lightning.training.datamodule import SegmentationDataModule
 
 _METHODS = {"val": "validate", "test": "test"}
 

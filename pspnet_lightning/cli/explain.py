@@ -17,24 +17,24 @@ from omegaconf import DictConfig
 from rich.console import Console
 from torch import Tensor
 
-from pspnet_lightning.callbacks.report import write_json
-from pspnet_lightning.checkpoint import read_checkpoint, rebuild, spec_of
-from pspnet_lightning.cli.app import run, track
 from pspnet_lightning.config import as_plain, build_eval_data, nearest
-from pspnet_lightning.context import ContextResult, ContextStudy
 from pspnet_lightning.data import DataSpec, SegmentationDataset, sample_indices
 from pspnet_lightning.data.description import image_reader
-from pspnet_lightning.models import PSPNet
-from pspnet_lightning.models.contributions import Baseline, Explanation, explain, source_names
-from pspnet_lightning.models.receptive_field import effective_receptive_fields, theoretical_receptive_field
-from pspnet_lightning.module import SegmentationModule
-from pspnet_lightning.visualize import (
+from pspnet_lightning.explain import (
     ContextItem,
     context_figure,
     context_sheet,
     context_table,
     receptive_field_figure,
 )
+from pspnet_lightning.explain.context import ContextResult, ContextStudy
+from pspnet_lightning.explain.contributions import Baseline, Explanation, explain, source_names
+from pspnet_lightning.explain.receptive_field import effective_receptive_fields, theoretical_receptive_field
+from pspnet_lightning.launch.app import run, track
+from pspnet_lightning.models import PSPNet
+from pspnet_lightning.runs.checkpoint import read_checkpoint, rebuild, spec_of
+from pspnet_lightning.runs.json_files import write_json
+from pspnet_lightning.training.module import SegmentationModule
 
 _SPLITS, _BASELINES = ("train", "val", "test"), ("mean", "zero")
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")

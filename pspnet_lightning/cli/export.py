@@ -15,14 +15,14 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from pspnet_lightning import __version__
-from pspnet_lightning.checkpoint import load, spec_of_module
-from pspnet_lightning.cli.app import run
 from pspnet_lightning.cli.export_check import check_file, images_of, smallest_side
 from pspnet_lightning.config import nearest
-from pspnet_lightning.export import FORMATS, SUFFIXES, quantize, write_program, write_weights
-from pspnet_lightning.models import ExportableProgram, PSPNet, fold_batchnorm
-from pspnet_lightning.module import SegmentationModule
+from pspnet_lightning.export import FORMATS, SUFFIXES, ExportableProgram, quantize, write_program, write_weights
+from pspnet_lightning.launch.app import run
+from pspnet_lightning.models import PSPNet, fold_batchnorm
+from pspnet_lightning.runs.checkpoint import load, spec_of_module
 from pspnet_lightning.terminal import animated
+from pspnet_lightning.training.module import SegmentationModule
 
 # Precision -> the formats whose runtimes are faster with it. onnxruntime has no bfloat16 convolution on a CPU.
 _PRECISIONS = {"float32": FORMATS, "bfloat16": ("torch_export", "torchscript"), "int8": ("onnx",)}

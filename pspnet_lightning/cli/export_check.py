@@ -12,8 +12,6 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from pspnet_lightning.checkpoint import load, spec_of_module
-from pspnet_lightning.cli.app import track
 from pspnet_lightning.config import as_plain, build_source
 from pspnet_lightning.data import sample_indices
 from pspnet_lightning.export import (
@@ -26,8 +24,10 @@ from pspnet_lightning.export import (
     open_program,
     read_metadata,
 )
+from pspnet_lightning.launch.app import track
 from pspnet_lightning.models import PSPNet
-from pspnet_lightning.module import SegmentationModule
+from pspnet_lightning.runs.checkpoint import load, spec_of_module
+from pspnet_lightning.training.module import SegmentationModule
 
 
 def check_file(

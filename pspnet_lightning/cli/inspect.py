@@ -11,11 +11,11 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from pspnet_lightning.callbacks.report import write_json
-from pspnet_lightning.cli.app import run, shown, track
 from pspnet_lightning.config import as_plain, build_source
 from pspnet_lightning.data import DataSpec, SegmentationDataset, sample_indices
 from pspnet_lightning.data.inspection import Inspection, inspect_split
+from pspnet_lightning.launch.app import run, shown, track
+from pspnet_lightning.runs.json_files import write_json
 from pspnet_lightning.visualize import label_sheet, save_png
 
 

@@ -15,14 +15,17 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 
-from pspnet_lightning.checkpoint import read_checkpoint, rebuild, spec_of
-from pspnet_lightning.cli.app import bar, run
-from pspnet_lightning.cli.protocol import build_protocol, sha256_of, shown_protocol, trained_crop
 from pspnet_lightning.config import as_plain
+from pspnet_lightning.config.evaluation import build_protocol, sha256_of, shown_protocol, trained_crop
 from pspnet_lightning.data.description import image_reader
 from pspnet_lightning.data.rasters import TIFF_TAILS, TiffRows, georeference, image_size
-from pspnet_lightning.predict import Input, Manifest, Outputs, Predictor, Writer, find_inputs
-from pspnet_lightning.predict.video import predict_video
+from pspnet_lightning.inference.inputs import Input, find_inputs
+from pspnet_lightning.inference.manifest import Manifest
+from pspnet_lightning.inference.predictor import Predictor
+from pspnet_lightning.inference.video import predict_video
+from pspnet_lightning.inference.writer import Outputs, Writer
+from pspnet_lightning.launch.app import bar, run
+from pspnet_lightning.runs.checkpoint import read_checkpoint, rebuild, spec_of
 from pspnet_lightning.terminal import animated
 
 # What is wrong with one input and leaves the others alone.

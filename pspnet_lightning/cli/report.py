@@ -7,7 +7,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from pspnet_lightning.cli.app import run
+from pspnet_lightning.launch.app import run
 from pspnet_lightning.report import gather, headline, write_report
 
 _MODES = {"maximize": "max", "minimize": "min", None: None}

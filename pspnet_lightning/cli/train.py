@@ -16,27 +16,28 @@ from lightning.pytorch.callbacks import LambdaCallback, ModelSummary, ProgressBa
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
-from pspnet_lightning.batchnorm import SyncBatchNormOnGPUs
-from pspnet_lightning.callbacks.loggers import finish, log_config, resume_from
-from pspnet_lightning.callbacks.metrics_file import MetricsFile, RowsInCheckpoints
-from pspnet_lightning.callbacks.preemption import Preempted, Preemption
-from pspnet_lightning.checkpoint import load_weights, read_checkpoint
-from pspnet_lightning.checkpoint_io import clear_parts
-from pspnet_lightning.cli import optuna_sweeper
-from pspnet_lightning.cli.app import USER_ERRORS, explain, shown, track
-from pspnet_lightning.cli.job import Job
-from pspnet_lightning.cli.preflight import preflight
-from pspnet_lightning.cli.ranks import match_devices, start
-from pspnet_lightning.cli.repeat import compare_weights, differences, repeating
-from pspnet_lightning.cli.resume import checkpoint_to_resume, typed
-from pspnet_lightning.cli.sweep import reported
-from pspnet_lightning.cli.sweep_job import run_job
+from pspnet_lightning.callbacks.preemption import Preemption
 from pspnet_lightning.config import as_plain, build, build_data, build_module, check_keys
 from pspnet_lightning.data import fingerprint, silent
 from pspnet_lightning.data.transforms import as_size
-from pspnet_lightning.datamodule import SegmentationDataModule
-from pspnet_lightning.module import SegmentationModule
-from pspnet_lightning.record import RunRecord, last_line
+from pspnet_lightning.launch import optuna_sweeper
+from pspnet_lightning.launch.app import USER_ERRORS, explain, shown, track
+from pspnet_lightning.launch.job import Job
+from pspnet_lightning.launch.preflight import preflight
+from pspnet_lightning.launch.ranks import match_devices, start
+from pspnet_lightning.launch.repeat import compare_weights, differences, repeating
+from pspnet_lightning.launch.resume import checkpoint_to_resume, typed
+from pspnet_lightning.launch.sweep import reported
+from pspnet_lightning.launch.sweep_job import run_job
+from pspnet_lightning.loggers.factories import finish, log_config, resume_from
+from pspnet_lightning.loggers.metrics_file import MetricsFile, RowsInCheckpoints
+from pspnet_lightning.runs.checkpoint import load_weights, read_checkpoint
+from pspnet_lightning.runs.checkpoint_io import clear_parts
+from pspnet_lightning.runs.preempted import Preempted
+from pspnet_lightning.runs.record import RunRecord, last_line
+from pspnet_lightning.training.batchnorm import SyncBatchNormOnGPUs
+from pspnet_lightning.training.datamodule import SegmentationDataModule
+from pspnet_lightning.training.module import SegmentationModule
 
 
 def main() -> None:
@@ -78,7 +79,7 @@ def _train(cfg: DictConfig, folder: Path, record: RunRecord, job: Job, preemptio
         clear_parts(folder)
     resume = checkpoint_to_resume(cfg.ckpt_path, folder)
     checkpoint_io = build(
-        {"_target_": "pspnet_lightning.checkpoint_io.AtomicCheckpointIO", **as_plain(cfg.checkpoint)}, "checkpoint"
+        {"_target_": "pspnet_lightning.runs.checkpoint_io.AtomicCheckpointIO", **as_plain(cfg.checkpoint)}, "checkpoint"
     )
 
     data = build_data(cfg)

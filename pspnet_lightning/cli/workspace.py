@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from omegaconf import DictConfig
 
-from pspnet_lightning.callbacks.workspace import save_workspace
-from pspnet_lightning.cli.app import run
+from pspnet_lightning.launch.app import run
+from pspnet_lightning.loggers.workspace import save_workspace
 
 
 def main() -> None:

@@ -42,7 +42,7 @@ def prediction_files(data: SegmentationDataset, split: str) -> PredictionFiles:
     names = [data.name(index) for index in range(len(data))]
     if spec.name == "cityscapes":
         # Of train ids on disk too: the map is known, whatever the labels' files hold.
-        from pspnet_lightning.data.benchmarks.scene_parsing import CITYSCAPES_LABEL_IDS
+        from pspnet_lightning.data.public.scene_parsing import CITYSCAPES_LABEL_IDS
 
         return PredictionFiles(
             _inverse(CITYSCAPES_LABEL_IDS), _flat(names), None, "Cityscapes label ids, as its server takes them"

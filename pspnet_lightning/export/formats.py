@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pspnet_lightning.models import ExportableProgram
+from pspnet_lightning.export.exportable import ExportableProgram
 
 Program = Callable[[Tensor], Tensor]
 SUFFIXES = {"onnx": ".onnx", "torch_export": ".pt2", "torchscript": ".pt", "safetensors": ".safetensors"}

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from pspnet_lightning.inference.protocol import SlidingWindow
 from pspnet_lightning.inference.rows import RowResizer, resize
-from pspnet_lightning.upsampling import LowLogits, parts
+from pspnet_lightning.models.upsampling import LowLogits, parts
 
 Network = Callable[[Tensor], Tensor]
 
@@ -218,7 +218,7 @@ def _answering(network: Network) -> Callable[[Tensor], Tensor | LowLogits]:
     def one_by_one(images: Tensor) -> Tensor | LowLogits:
         if images.device.type != "cpu" or network.training:
             return answer(images)
-        # A CPU gains nothing by batches, and its convolutions in channels_last lose (see cli/benchmark_model.py).
+        # A CPU gains nothing by batches, and its convolutions in channels_last lose (see benchmark/model.py).
         answers = [answer(image[None]) for image in images]
         return answers[0]._replace(values=torch.cat([each.values for each in answers]))
 

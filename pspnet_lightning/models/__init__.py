@@ -1,7 +1,6 @@
 """The networks: dilated ResNets, the pyramid head, PSPNet, and weights from elsewhere."""
 
 from pspnet_lightning.models.convert import from_state_dict
-from pspnet_lightning.models.exportable import ExportableProgram
 from pspnet_lightning.models.folding import fold_batchnorm
 from pspnet_lightning.models.prepared import prepare_for_inference
 from pspnet_lightning.models.pretrained import load_imagenet_weights
@@ -9,7 +8,6 @@ from pspnet_lightning.models.pspnet import PSPNet, PSPNetOutput
 from pspnet_lightning.models.resnet import ResNet
 
 __all__ = [
-    "ExportableProgram",
     "PSPNet",
     "PSPNetOutput",
     "ResNet",

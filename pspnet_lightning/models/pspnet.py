@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from pspnet_lightning.models.convolution import Conv3x3
 from pspnet_lightning.models.pyramid import PyramidHead, require_several_values
 from pspnet_lightning.models.resnet import ResNet
-from pspnet_lightning.upsampling import LowLogits
+from pspnet_lightning.models.upsampling import LowLogits
 
 
 class PSPNetOutput(NamedTuple):

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from pspnet_lightning.report.outcome import short
 from pspnet_lightning.report.pictures import PictureRow, picture_rows
-from pspnet_lightning.sweeps import (
+from pspnet_lightning.runs import (
     REPETITIONS,
     Difference,
     Group,
@@ -24,9 +25,8 @@ from pspnet_lightning.sweeps import (
     read_sweep,
     swept_keys,
 )
-from pspnet_lightning.sweeps.jobs import look_up, parse_overrides, read_json
-from pspnet_lightning.sweeps.student import holm
-from pspnet_lightning.sweeps.table import short
+from pspnet_lightning.runs.jobs import look_up, parse_overrides, read_json
+from pspnet_lightning.runs.student import holm
 
 # Scores between 0 and 1 that are shown in per cent.
 _SHARES = ("miou", "macc", "aacc")

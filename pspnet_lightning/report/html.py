@@ -15,7 +15,7 @@ from pspnet_lightning.report.charts import colour_of, line_chart, strip
 from pspnet_lightning.report.content import Content, Series
 from pspnet_lightning.report.tables import difference_words, gigabytes, job_facts, spent
 from pspnet_lightning.report.verdict import headline, shown, verdict
-from pspnet_lightning.sweeps import Group
+from pspnet_lightning.runs import Group
 
 # Points of IoU at which the heat map's colour is full, at least: smaller ranges are noise, and should look like it.
 _FULL = 5.0

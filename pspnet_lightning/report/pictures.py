@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pspnet_lightning.sweeps import Group, Job
+from pspnet_lightning.runs import Group, Job
 from pspnet_lightning.visualize import read_cells
 
 SHEET = "validation.png"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from pspnet_lightning.report.content import Content
 from pspnet_lightning.report.verdict import difference
-from pspnet_lightning.sweeps import Group, Job, history
+from pspnet_lightning.runs import Group, Job, history
 
 
 @dataclass(frozen=True)

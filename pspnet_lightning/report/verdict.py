@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pspnet_lightning.report.content import Content
-from pspnet_lightning.sweeps import Difference, Group, paired_differences
+from pspnet_lightning.runs import Difference, Group, paired_differences
 
 
 def headline(content: Content) -> str:

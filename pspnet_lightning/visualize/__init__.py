@@ -1,7 +1,6 @@
 """Pictures and tables for people."""
 
 from pspnet_lightning.visualize.confusion import confusion_picture, confusion_shares
-from pspnet_lightning.visualize.context import ContextItem, context_figure, context_sheet, receptive_field_figure
 from pspnet_lightning.visualize.figures import plot_curves
 from pspnet_lightning.visualize.sheets import (
     SheetItem,
@@ -17,10 +16,9 @@ from pspnet_lightning.visualize.sheets import (
     read_cells,
     save_png,
 )
-from pspnet_lightning.visualize.tables import class_table, context_table
+from pspnet_lightning.visualize.tables import class_table
 
 __all__ = [
-    "ContextItem",
     "SheetItem",
     "as_rgb",
     "cell_notes",
@@ -28,9 +26,6 @@ __all__ = [
     "colorize",
     "confusion_picture",
     "confusion_shares",
-    "context_figure",
-    "context_sheet",
-    "context_table",
     "error_map",
     "label_sheet",
     "legend",
@@ -39,6 +34,5 @@ __all__ = [
     "plot_curves",
     "prediction_sheet",
     "read_cells",
-    "receptive_field_figure",
     "save_png",
 ]

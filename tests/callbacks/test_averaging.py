@@ -11,8 +11,8 @@ from conftest import Run, list_arguments
 from same_run import assert_same_run
 from torch import nn
 
-from pspnet_lightning.callbacks import ExponentialMovingAverage
-from pspnet_lightning.checkpoint import read_checkpoint
+from pspnet_lightning.runs.checkpoint import read_checkpoint
+from pspnet_lightning.training import ExponentialMovingAverage
 
 
 class Updates:

@@ -16,9 +16,9 @@ import pytest
 from conftest import REPOSITORY, SMALL, Run
 from PIL import Image
 
-from pspnet_lightning.callbacks import wandb_logger
-from pspnet_lightning.callbacks.wandb_file import RunFile, run_files
-from pspnet_lightning.checkpoint import read_checkpoint
+from pspnet_lightning.loggers import wandb_logger
+from pspnet_lightning.loggers.wandb_file import RunFile, run_files
+from pspnet_lightning.runs.checkpoint import read_checkpoint
 
 SCENES = [
     *SMALL,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from conftest import Run
 
-from pspnet_lightning.callbacks.workspace import AXES, sweep_workspace
+from pspnet_lightning.loggers.workspace import AXES, sweep_workspace
 
 pytest.importorskip("wandb_workspaces")
 

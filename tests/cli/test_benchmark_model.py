@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from pspnet_lightning.cli.benchmark_ways import Subjects, Way, official_sliding, ways
+from pspnet_lightning.benchmark.ways import Subjects, Way, official_sliding, ways
+from pspnet_lightning.config.schemas import BenchmarkModelConfig
 from pspnet_lightning.inference import sliding_window
-from pspnet_lightning.schemas import BenchmarkModelConfig
 
 SMALL = ["depth=18", "classes=5", "size=33", "width=45", "height=40", "rounds=2", "device=cpu", "hydra.run.dir=run"]
 Run = Callable[..., Any]

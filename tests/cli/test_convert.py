@@ -10,10 +10,10 @@ import pytest
 import torch
 from conftest import Run
 
-from pspnet_lightning.checkpoint import load
 from pspnet_lightning.data.specs import known_classes
 from pspnet_lightning.models import PSPNet
 from pspnet_lightning.models.convert.semseg import SemSeg
+from pspnet_lightning.runs.checkpoint import load
 
 
 def official(classes: int) -> tuple[PSPNet, dict[str, torch.Tensor]]:

@@ -17,7 +17,7 @@ import torch
 from conftest import REPOSITORY, SMALL, Run, list_arguments
 from ddp_probe import PATHS, left_over, processes_with
 
-from pspnet_lightning.checkpoint import read_checkpoint
+from pspnet_lightning.runs.checkpoint import read_checkpoint
 
 # Two steps of four images, five images to validate on: an odd number, so that the ranks' shares differ.
 SCENES = [

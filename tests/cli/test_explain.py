@@ -13,12 +13,12 @@ from conftest import Run, list_arguments
 from PIL import Image
 
 from pspnet_lightning import load
-from pspnet_lightning.models import PSPNet
-from pspnet_lightning.models.receptive_field import (
+from pspnet_lightning.explain.receptive_field import (
     effective_receptive_fields,
     network_receptive_field,
     theoretical_receptive_field,
 )
+from pspnet_lightning.models import PSPNet
 
 
 @pytest.fixture

@@ -13,13 +13,13 @@ from conftest import Run
 from omegaconf import OmegaConf
 from torch import nn
 
-from pspnet_lightning.checkpoint import load
-from pspnet_lightning.checkpoint_io import AtomicCheckpointIO
 from pspnet_lightning.cli import export as command_line
 from pspnet_lightning.cli import export_check
 from pspnet_lightning.config import CONFIG_DIR, build_module
 from pspnet_lightning.data import DataSpec, default_palette
 from pspnet_lightning.export import open_program, read_metadata, read_weights
+from pspnet_lightning.runs.checkpoint import load
+from pspnet_lightning.runs.checkpoint_io import AtomicCheckpointIO
 
 SPEC = DataSpec("three", ("sky", "road", "car"), default_palette(3), ignore_index=254, label_map={7: 0, 8: 1, 9: 2})
 CONFIG: dict[str, Any] = {
@@ -31,7 +31,7 @@ CONFIG: dict[str, Any] = {
         "output_stride": 16,
         "bins": [1, 2, 3, 6],
     },
-    "loss": {"_target_": "pspnet_lightning.losses.CrossEntropy"},
+    "loss": {"_target_": "pspnet_lightning.training.losses.CrossEntropy"},
     "data": {
         "_target_": "pspnet_lightning.data.scenes.scenes",
         "train_length": 8,

@@ -11,9 +11,9 @@ import pytest
 from conftest import SMALL, Run
 from same_run import assert_same_run, rows
 
-from pspnet_lightning.checkpoint import read_checkpoint
-from pspnet_lightning.cli.job import GRACE
-from pspnet_lightning.record import read_record
+from pspnet_lightning.launch.job import GRACE
+from pspnet_lightning.runs.checkpoint import read_checkpoint
+from pspnet_lightning.runs.record import read_record
 
 # 3 epochs of 6 steps, each validated in 3 batches.
 ARGUMENTS = [

@@ -12,7 +12,7 @@ from conftest import FRAMES, Run, list_arguments
 from miniatures import ade20k
 from PIL import Image
 
-from pspnet_lightning.cli.preflight import preflight
+from pspnet_lightning.launch.preflight import preflight
 
 LIST = [
     "data=list",

@@ -14,7 +14,7 @@ from conftest import REPOSITORY, SMALL, Run
 from ddp_probe import PATHS, left_over
 from omegaconf import OmegaConf
 
-from pspnet_lightning.checkpoint import read_checkpoint
+from pspnet_lightning.runs.checkpoint import read_checkpoint
 
 TWO_RANKS = [
     *SMALL,

@@ -18,7 +18,7 @@ optuna = pytest.importorskip("optuna")
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution  # noqa: E402
 
-from pspnet_lightning.cli.optuna_sweeper import OptunaSweeper, distribution  # noqa: E402
+from pspnet_lightning.launch.optuna_sweeper import OptunaSweeper, distribution  # noqa: E402
 
 SPACE = {"model.bins": "choice([],[1],[1,2,3,6])", "lr": "tag(log, interval(0.001, 0.1))"}
 Answer = Callable[[int, dict[str, str]], float]

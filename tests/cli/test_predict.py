@@ -21,7 +21,7 @@ from PIL import Image
 from small_checkpoint import write_checkpoint
 
 from pspnet_lightning.inference import SlidingWindow, predict_probabilities
-from pspnet_lightning.module import SegmentationModule
+from pspnet_lightning.training.module import SegmentationModule
 from pspnet_lightning.visualize import colorize
 
 # EPSG:32633, half a metre a pixel.

@@ -10,8 +10,8 @@ import pytest
 import torch
 from conftest import SMALL, Run, list_arguments
 
-from pspnet_lightning.checkpoint import read_checkpoint
-from pspnet_lightning.record import read_record
+from pspnet_lightning.runs.checkpoint import read_checkpoint
+from pspnet_lightning.runs.record import read_record
 
 QUIET = ["callbacks.pictures=null", "callbacks.summary=null"]
 SCENES = [*SMALL, *QUIET, "data.train_length=16", "data.val_length=2", "data.batch_size=4"]

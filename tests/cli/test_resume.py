@@ -14,8 +14,8 @@ import pytest
 import torch
 from conftest import Run
 
-from pspnet_lightning.checkpoint import read_checkpoint
-from pspnet_lightning.cli.resume import run_name
+from pspnet_lightning.launch.resume import run_name
+from pspnet_lightning.runs.checkpoint import read_checkpoint
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

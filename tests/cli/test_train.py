@@ -14,7 +14,7 @@ from conftest import REPOSITORY, SMALL, Run, list_arguments
 from PIL import Image
 
 from pspnet_lightning import load
-from pspnet_lightning.checkpoint import read_checkpoint
+from pspnet_lightning.runs.checkpoint import read_checkpoint
 
 SCENES = [
     *SMALL,

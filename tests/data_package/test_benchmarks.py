@@ -10,7 +10,7 @@ from conftest import SMALL, Run
 from miniatures import MINIATURES, SETTINGS, cityscapes
 
 from pspnet_lightning.data import benchmarks
-from pspnet_lightning.data.benchmarks import aerial, scene_parsing
+from pspnet_lightning.data.public import aerial, scene_parsing
 from pspnet_lightning.data.specs import known_classes
 
 # Of each: classes, training samples, labels that the miniature's raw values become.

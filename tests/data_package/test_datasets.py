@@ -11,7 +11,7 @@ from conftest import FRAMES
 from PIL import Image
 
 from pspnet_lightning.data import DataSpec, check_labels, count_classes, default_palette, first_images, list_file
-from pspnet_lightning.data.camvid import CAMVID, camvid
+from pspnet_lightning.data.public.camvid import CAMVID, camvid
 from pspnet_lightning.data.reading import read_image, read_raw_label
 
 

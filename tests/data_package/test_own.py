@@ -144,7 +144,7 @@ def test_tiles_cover_every_pixel() -> None:
 
 @pytest.mark.parametrize("compression", [None, "zlib"])
 def test_windows_of_tiles_equal_the_whole(tmp_path: Path, compression: str | None) -> None:
-    from pspnet_lightning.data.benchmarks.aerial import _ISPRS_LABELS
+    from pspnet_lightning.data.public.aerial import _ISPRS_LABELS
     from pspnet_lightning.data.specs import benchmark_spec, known_classes
 
     label = blocks([0, 1, 2, 3, 4, 5], 0, (96, 128))

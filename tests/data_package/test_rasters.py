@@ -88,7 +88,7 @@ import numpy as np, tifffile, torch
 from pspnet_lightning.data import DataSpec, default_palette
 from pspnet_lightning.data.rasters import TiffRows
 from pspnet_lightning.inference import SlidingWindow, label_rows
-from pspnet_lightning.predict import Outputs, Writer
+from pspnet_lightning.inference.writer import Outputs, Writer
 torch.set_num_threads(1)
 folder, height, width = Path({folder!r}), {height}, 1500
 pixels = tifffile.memmap(folder / "x.tif", shape=(height, width, 3), dtype=np.uint8, photometric="rgb")

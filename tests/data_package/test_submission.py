@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from pspnet_lightning.data import DataSpec, default_palette
-from pspnet_lightning.data.benchmarks.scene_parsing import ADE20K, CITYSCAPES_LABEL_IDS, CITYSCAPES_TRAIN_IDS
-from pspnet_lightning.data.benchmarks.voc import VOC2012
 from pspnet_lightning.data.datasets import SegmentationDataset
+from pspnet_lightning.data.public.scene_parsing import ADE20K, CITYSCAPES_LABEL_IDS, CITYSCAPES_TRAIN_IDS
+from pspnet_lightning.data.public.voc import VOC2012
 from pspnet_lightning.data.submission import png_names, prediction_files
 
 

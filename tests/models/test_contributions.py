@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pspnet_lightning.models import PSPNet
-from pspnet_lightning.models.contributions import (
+from pspnet_lightning.explain.contributions import (
     Baseline,
     explain,
     head_shares,
@@ -15,6 +14,7 @@ from pspnet_lightning.models.contributions import (
     logits_without,
     source_names,
 )
+from pspnet_lightning.models import PSPNet
 from pspnet_lightning.models.pyramid import PyramidHead
 
 TOLERANCES = [(torch.float64, 1e-12), (torch.float32, 1e-5)]

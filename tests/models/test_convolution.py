@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from pspnet_lightning.losses import CrossEntropy, segmentation_loss
 from pspnet_lightning.models import PSPNet, convolution
 from pspnet_lightning.models.convolution import Conv3x3, _Convolution, _WeightGradient, conv3x3
+from pspnet_lightning.training.losses import CrossEntropy, segmentation_loss
 
 
 def difference(a: Tensor, b: Tensor) -> float:

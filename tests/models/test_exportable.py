@@ -9,8 +9,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pspnet_lightning.models import ExportableProgram, PSPNet, fold_batchnorm
-from pspnet_lightning.models.exportable import pool, taps_of
+from pspnet_lightning.export import ExportableProgram
+from pspnet_lightning.export.exportable import pool, taps_of
+from pspnet_lightning.models import PSPNet, fold_batchnorm
 from pspnet_lightning.models.pyramid import tap_matrix
 
 LENGTHS = (1, 2, 5, 6, 7, 12, 13, 33, 60)

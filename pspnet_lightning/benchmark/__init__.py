@@ -1,0 +1,1 @@
+"""Speed: the ways compared, the reference as the official code runs it, tables."""

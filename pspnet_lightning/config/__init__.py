@@ -1,0 +1,29 @@
+"""Configuration: where the YAML lies, the schema of each command, and building objects from nodes with strict keys."""
+
+from pspnet_lightning.config.building import (
+    CONFIG_DIR,
+    as_plain,
+    build,
+    build_data,
+    build_eval_data,
+    build_model,
+    build_module,
+    build_source,
+    check_keys,
+    nearest,
+    split_data_node,
+)
+
+__all__ = [
+    "CONFIG_DIR",
+    "as_plain",
+    "build",
+    "build_data",
+    "build_eval_data",
+    "build_model",
+    "build_module",
+    "build_source",
+    "check_keys",
+    "nearest",
+    "split_data_node",
+]

@@ -1,0 +1,189 @@
+"""Configuration: where the YAML lies, and building objects from nodes with strict keys."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import hydra.utils
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from pspnet_lightning.data import DataSpec, EvalTransform, FoldSource, Progress, silent
+from pspnet_lightning.models import PSPNet, load_imagenet_weights
+from pspnet_lightning.training.datamodule import SegmentationDataModule, Source
+from pspnet_lightning.training.losses import class_weights_from_counts
+from pspnet_lightning.training.module import SegmentationModule
+
+_INSTALLED = Path(__file__).parents[1] / "conf"  # in a wheel
+_CHECKOUT = Path(__file__).parents[2] / "conf"  # in a checkout or an editable install
+CONFIG_DIR = _INSTALLED if _INSTALLED.is_dir() else _CHECKOUT
+
+# Keys of the `data` node that belong to the data module; all others go to the source behind `_target_`.
+LOADER_KEYS = ("batch_size", "val_batch_size", "num_workers", "check", "overfit")
+FOLD_KEYS = ("folds", "fold", "group")
+# Keys of the `data` node that other nodes interpolate: a data set's own recipe.
+RECIPE_KEYS = ("crop_size", "epochs", "lr")
+
+
+def nearest(key: str, known: Iterable[str]) -> str:
+    """A half-sentence that leads from a wrong key to the right one: the nearest, or all that there are."""
+    known = sorted(known)
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    return f"did you mean {close[0]!r}?" if close else f"known are: {', '.join(known)}"
+
+
+def as_plain(node: Any) -> Any:
+    """An OmegaConf node, resolved, as plain Python dicts, lists and scalars; plain values pass through."""
+    return OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig | ListConfig) else node
+
+
+def build(node: Mapping[str, Any], where: str, **extra: Any) -> Any:
+    """Instantiates ``node['_target_']``, its keys checked against the target's signature first.
+
+    ``where`` is the node's place in the config ("model"), for messages. ``extra`` are arguments that the
+    wiring supplies. Raises ValueError for a node without ``_target_``, for a key that the target does not take
+    (with the nearest one that it does) and for a target that cannot be imported.
+    """
+    plain = as_plain(node)
+    check_keys(plain, where, extra=extra)
+    if extra and plain.get("_partial_"):
+        return partial(hydra.utils.instantiate(plain, _convert_="all"), **extra)
+    return hydra.utils.instantiate(plain, _convert_="all", **extra)
+
+
+def check_keys(node: Mapping[str, Any], where: str, *, extra: Mapping[str, Any] | None = None) -> None:
+    """The checks of ``build`` without building."""
+    if not isinstance(node, Mapping) or "_target_" not in node:
+        raise ValueError(f"{where}: this node needs a _target_ (a class or function to build), it has {node!r}")
+    try:
+        target = hydra.utils.get_object(node["_target_"])
+    except Exception as error:
+        raise ValueError(f"{where}._target_={node['_target_']!r} cannot be imported: {error}") from error
+    parameters = inspect.signature(target).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    # Arguments that the wiring supplies cannot be overridden by a config.
+    allowed = set(parameters) - set(extra or ())
+    for key in node:
+        if key not in allowed and not key.startswith("_"):
+            raise ValueError(f"{where}.{key}: unknown key; {nearest(key, allowed)}")
+
+
+def split_data_node(node: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The ``data`` node as (source node, loader arguments); the folds are ``build_source``'s."""
+    plain = dict(as_plain(node))
+    loader = {key: plain.pop(key) for key in LOADER_KEYS if key in plain}
+    for key in (*RECIPE_KEYS, *FOLD_KEYS):
+        plain.pop(key, None)
+    target = plain.get("_target_")
+    if target is None:
+        raise ValueError("data: this node needs a _target_, the function that opens a split")
+    parameters = set(inspect.signature(hydra.utils.get_object(target)).parameters) - {"split"}
+    for key in plain:
+        if key not in parameters and not key.startswith("_"):
+            raise ValueError(
+                f"data.{key}: unknown key; {nearest(key, parameters | {*LOADER_KEYS, *RECIPE_KEYS, *FOLD_KEYS})}"
+            )
+    missing = [key for key, value in plain.items() if value == "???"]
+    if missing:
+        raise ValueError(f"data.{missing[0]} is required: give data.{missing[0]}=... on the command line")
+    return plain, loader
+
+
+def build_source(node: Mapping[str, Any]) -> Source:
+    """The function that opens the splits of a ``data`` node, folds taken into account."""
+    source: Source = hydra.utils.instantiate({**split_data_node(node)[0], "_partial_": True}, _convert_="all")
+    folds, fold, group = (as_plain(node).get(key) for key in FOLD_KEYS)
+    if folds:
+        # Not by the run's seed: seeds and folds are separate dimensions of a sweep.
+        return FoldSource(source, folds=folds, fold=fold, group=group)
+    if fold:
+        raise ValueError(f"data.fold={fold} has no meaning without data.folds; give the number of folds too")
+    return source
+
+
+def build_data(cfg: Any) -> SegmentationDataModule:
+    """The data module of a training config; its transforms know the data set's mean and ignored value."""
+    _, loader = split_data_node(cfg["data"])
+    source = build_source(cfg["data"])
+    spec: DataSpec = source("train").spec
+    transform = build(cfg["augment"], "augment", mean=spec.mean, ignore_index=spec.ignore_index)
+    return SegmentationDataModule(
+        source, transform=transform, eval_transform=EvalTransform(), seed=cfg["seed"], **loader
+    )
+
+
+def build_eval_data(node: Mapping[str, Any], trained: DataSpec, *, seed: int) -> SegmentationDataModule:
+    """The data module of a ``data`` node for a checkpoint, whose spec is ``trained``: nothing is augmented."""
+    plain = dict(as_plain(node))
+    if "mean" in plain:
+        # The checkpoint knows them; computing them again would need the training images.
+        plain.update(mean=list(trained.mean), std=list(trained.std))
+    return SegmentationDataModule(
+        build_source(plain),
+        transform=EvalTransform(),
+        eval_transform=EvalTransform(),
+        seed=seed,
+        **split_data_node(plain)[1],
+    )
+
+
+def build_model(node: Mapping[str, Any], spec: DataSpec, *, pretrained: bool = True) -> PSPNet:
+    """The network of a ``model`` node for a data set's classes.
+
+    ``model.pretrained`` may be false, true (ImageNet weights from torchvision) or a file's path; it is
+    passed over with ``pretrained=False``, when a checkpoint's weights follow.
+    """
+    plain = dict(as_plain(node))
+    weights = plain.pop("pretrained", False)
+    if weights is None:
+        weights = False
+    if plain.get("in_channels") is None:
+        plain["in_channels"] = len(spec.mean)
+    model: PSPNet = build(plain, "model", num_classes=spec.num_classes)
+    if pretrained and weights is not False:
+        load_imagenet_weights(model, file=None if weights is True else weights)
+    return model
+
+
+def build_module(
+    cfg: Any,
+    spec: DataSpec,
+    *,
+    data: SegmentationDataModule | None = None,
+    for_training: bool = True,
+    progress: Progress = silent,
+) -> SegmentationModule:
+    """The LightningModule of a training config.
+
+    ``data`` is needed only where ``loss.class_weights`` names a method: the weights are computed
+    from its training split (``progress`` wraps that loop). ``for_training=False`` leaves out optimiser and
+    pretrained weights.
+    """
+    config = as_plain(cfg)
+    loss = dict(config["loss"])
+    aux_weight = loss.pop("aux_weight", 0.4)
+    reduction = loss.pop("reduction", "global")
+    method = loss.get("class_weights")
+    if isinstance(method, str):
+        counts = data.class_counts(progress) if for_training and data is not None else None
+        loss["class_weights"] = None if counts is None else class_weights_from_counts(counts, method)
+    return SegmentationModule(
+        build_model(config["model"], spec, pretrained=for_training),
+        build(loss, "loss", ignore_index=spec.ignore_index),
+        num_classes=spec.num_classes,
+        mean=spec.mean,
+        std=spec.std,
+        ignore_index=spec.ignore_index,
+        aux_weight=aux_weight,
+        reduction=reduction,
+        optimizer=build(config["optimizer"], "optimizer") if for_training else None,
+        scheduler=build(config["scheduler"], "scheduler") if for_training else None,
+        seed=config["seed"],
+        channels_last=config["channels_last"],
+        description={"format": 1, "config": config, "spec": spec.to_dict()},
+    )

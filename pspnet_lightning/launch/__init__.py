@@ -1,0 +1,1 @@
+"""What starts, repeats, resumes and surrounds a job: the command line, ranks, sweeps, locks, preflight."""

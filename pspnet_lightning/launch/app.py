@@ -1,0 +1,173 @@
+"""What every Hydra command shares: schemas, and errors a person can read instead of a stack trace."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import hydra
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException, OverrideParseException
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from pspnet_lightning.config import CONFIG_DIR, nearest
+from pspnet_lightning.config.schemas import register_schemas, top_level_keys
+from pspnet_lightning.terminal import animated
+
+# What a user can cause and mend. Anything else is a defect of ours and keeps its stack trace.
+USER_ERRORS = (
+    ValueError,
+    OSError,
+    MisconfigurationException,
+    HydraException,
+    OmegaConfBaseException,
+)
+
+
+def run(config_name: str, task: Callable[[DictConfig], Any]) -> None:
+    """Composes ``config_name`` from the command line and calls ``task``; exits with 1 and one message on an error.
+
+    With ``HYDRA_FULL_ERROR=1`` in the environment the stack trace is shown.
+    """
+    full = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
+    os.environ["PSPNET_FULL_ERROR"] = str(int(full))  # for the other ranks of a job
+    # Hydra would print errors its own way and exit: with this it raises, and the message is made here.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    register_schemas()
+    quiet()
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=config_name)(task)()
+    except USER_ERRORS as error:
+        if full:
+            raise
+        fail(explain(error, config_name))
+    except KeyboardInterrupt:
+        fail("interrupted", status=130)
+
+
+def fail(message: str, status: int = 1) -> NoReturn:
+    """Prints one message and exits."""
+    sys.stdout.flush()
+    print(f"error: {message}", file=sys.stderr)
+    if status == 1:
+        print("(HYDRA_FULL_ERROR=1 shows the stack trace)", file=sys.stderr)
+    raise SystemExit(status)
+
+
+def explain(error: BaseException, config_name: str = "train") -> str:
+    """The message of an error that a user can cause and mend, with the remedy where the library's own has none."""
+    text = str(error).strip()
+    if match := re.search(r"Could not override '([^']+)'", text):
+        key = match[1]
+        return f"{key}: there is no such key in the configuration; {nearest(key, _known_keys(config_name))}"
+    if match := re.search(r"No supported (gpu) backend|`(CUDA|MPS)Accelerator` can not run", text):
+        name = (match[1] or match[2]).lower()
+        return (
+            f"trainer.accelerator={name}: this machine has no such device that torch {torch.__version__} can use; "
+            f"trainer=cpu takes its processor"
+        )
+    if match := re.search(r"Key '([^']+)' not in '(\w+Config)'", text):
+        known = top_level_keys(config_name)
+        return f"{match[1]}: there is no such key at the top of {config_name}.yaml; {nearest(match[1], known)}"
+    if isinstance(error, OverrideParseException):
+        return (
+            f"{error.override}: this cannot be read. A value with brackets, commas, colons or = in it is quoted twice: "
+            f"'key=\"value\"'"
+        )
+    if match := re.search(r"Missing mandatory value: (\S+)", text):
+        return f"{match[1]} is required: give {match[1]}=... on the command line"
+    if match := re.search(
+        r"Could not find '([\w/]+)/([^/']+)'\s*Available options in '[^']+':\s*(.*)", text, re.DOTALL
+    ):
+        plugin = match[2].partition("_")[0]
+        if match[1] == "hydra/launcher" and plugin in ("joblib", "submitit", "ray"):
+            return f"{match[1]}={match[2]} needs its plugin: pip install 'pspnet-lightning[{plugin}]'"
+        options = match[3].split()
+        return f"{match[1]}={match[2]}: there is no such option; {nearest(match[2], options)}"
+    if "Caught " in text and "Traceback" in text:
+        # From a loader's worker process: the message is a stack trace whose last lines are the error.
+        tail = re.split(r"\n(?:\w+\.)*\w*(?:Error|Exception): ", text)
+        return tail[-1].strip()
+    if isinstance(error, HydraException) and error.__cause__ is not None:
+        if isinstance(error.__cause__, USER_ERRORS):
+            return explain(error.__cause__, config_name)
+        target = re.search(r"Error in call to target '(?:\w+\.)*(\w+)'", text)
+        return f"{target[1] if target else text}: {error.__cause__}"
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.strerror}: {error.filename}"
+    return text or type(error).__name__
+
+
+def shown(path: str | Path) -> str:
+    """A path relative to where the user stands, if it lies below."""
+    try:
+        return str(Path(path).resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+def track(items: Iterable[Any], total: int, *, text: str) -> Iterable[Any]:
+    """``items``, with a bar on standard error where that is a terminal."""
+    return _tracked(items, text, total) if animated(sys.stderr) else items
+
+
+def _tracked(items: Iterable[Any], text: str, total: int) -> Iterator[Any]:
+    with bar() as progress:
+        yield from progress.track(items, total=total, description=text)
+
+
+def bar() -> Progress:
+    """What is done, of how many, and the time left, on standard error; gone when it is over."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    # What is printed meanwhile stays where it was sent: standard output may be a file.
+    return Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=sys.stdout.isatty())
+
+
+def _known_keys(config_name: str) -> list[str]:
+    """Every dotted key of the config with the group choices of this command line."""
+    choices = [word for word in sys.argv[1:] if re.fullmatch(r"[a-z]+=[\w/]+", word)]
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        try:
+            cfg = compose(config_name, overrides=choices)
+        except Exception:
+            cfg = compose(config_name)
+    return _dotted(OmegaConf.to_container(cfg, resolve=False))
+
+
+def _dotted(node: Any, prefix: str = "") -> list[str]:
+    if not isinstance(node, dict):
+        return []
+    keys = []
+    for key, value in node.items():
+        keys.append(f"{prefix}{key}")
+        keys += _dotted(value, f"{prefix}{key}.")
+    return keys
+
+
+def quiet() -> None:
+    """Hushes what libraries warn about and this project has decided: the loaders' workers and checkpoint folders."""
+    for message in (
+        r".*does not have many workers.*",
+        r".*Checkpoint directory .* exists and is not empty.*",
+        r".*smaller than the logging interval.*",
+        r".*LeafSpec.*",
+        r".*isinstance\(treespec.*",
+        r".*Experiment logs directory .* exists.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)
+    # Devices found, checkpoints restored, tips: the screen belongs to the run. Warnings are still shown.
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)

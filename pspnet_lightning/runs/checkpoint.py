@@ -1,0 +1,122 @@
+"""Checkpoints: loaded without executing anything, and enough to rebuild a module."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+
+from pspnet_lightning.config import build_module
+from pspnet_lightning.data import DataSpec
+from pspnet_lightning.export import read_weights
+from pspnet_lightning.models import PSPNet, fold_batchnorm
+from pspnet_lightning.runs.checkpoint_io import damage
+from pspnet_lightning.training.module import SegmentationModule
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """The file's content as plain types and tensors on the CPU; also of weights that ``pspnet-export`` wrote.
+
+    Raises FileNotFoundError, and ValueError for a file that is torn, is no checkpoint of this
+    project, or holds pickled objects: those are refused, never executed (``weights_only=True``).
+    """
+    path = Path(path)
+    if not path.is_file():
+        found = sorted(str(file) for file in path.parent.glob("*.ckpt")) if path.parent.is_dir() else []
+        there = f"; in its folder: {', '.join(found)}" if found else ""
+        raise FileNotFoundError(f"checkpoint {str(path)!r} does not exist{there}")
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if zipfile.is_zipfile(path):
+            raise ValueError(
+                f"checkpoint {str(path)!r} holds pickled objects, which could run code when loaded; it is refused. "
+                f"Take a checkpoint that this project wrote, or export a plain state dict from the other one"
+            ) from error
+        raise ValueError(f"{str(path)!r} is not a checkpoint: the file is damaged or of another kind") from error
+    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"checkpoint {str(path)!r} cannot be read, it seems torn: {str(error).splitlines()[0]}"
+        ) from error
+    if not isinstance(content, dict) or "pspnet_lightning" not in content or "state_dict" not in content:
+        raise ValueError(
+            f"{str(path)!r} is not a checkpoint of pspnet-lightning: it has no entry 'pspnet_lightning'. For weights "
+            f"of another code base see pspnet_lightning.models.from_state_dict"
+        )
+    if (reason := damage(path)) is not None:
+        raise ValueError(f"checkpoint {str(path)!r} is damaged: {reason}")
+    return content
+
+
+def load(path: str | Path) -> SegmentationModule:
+    """The module that a checkpoint file holds, in eval mode on the CPU: model and spec come from the file alone."""
+    return rebuild(read_checkpoint(path), path)
+
+
+def rebuild(
+    content: dict[str, Any], path: str | Path, *, model: Mapping[str, Any] | None = None, spec: DataSpec | None = None
+) -> SegmentationModule:
+    """The module of a checkpoint's content, in eval mode on the CPU.
+
+    ``model`` holds keys to lay over the model node that it was trained with, ``spec`` another data set's spec.
+    """
+    description = content["pspnet_lightning"]
+    config = {**description["config"], "model": {**description["config"]["model"], **(model or {})}}
+    module = build_module(config, spec or spec_of(content), for_training=False)
+    if content.get("batchnorm_folded"):
+        assert isinstance(module.model, PSPNet)
+        module.model = fold_batchnorm(module.model)
+    load_weights(module, content["state_dict"], path)
+    return module.eval()
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    tensors, metadata = read_weights(path)
+    if "description" not in metadata:
+        raise ValueError(
+            f"{str(path)!r} holds weights, but not what pspnet-export writes beside them: its metadata have no "
+            f"'description'. For weights of another code base see pspnet-convert"
+        )
+    return {
+        "pspnet_lightning": OmegaConf.to_container(OmegaConf.create(metadata["description"])),
+        "state_dict": {f"model.{name}": value for name, value in tensors.items()},
+        "batchnorm_folded": json.loads(metadata["batchnorm_folded"]),
+    }
+
+
+def spec_of_module(module: SegmentationModule) -> DataSpec:
+    """The data set's spec that a loaded module was trained with."""
+    assert module.description is not None
+    return DataSpec.from_dict(module.description["spec"])
+
+
+def spec_of(content: dict[str, Any]) -> DataSpec:
+    """The data set's spec that a checkpoint was trained with."""
+    return DataSpec.from_dict(content["pspnet_lightning"]["spec"])
+
+
+def load_weights(module: SegmentationModule, state_dict: dict[str, torch.Tensor], path: str | Path) -> None:
+    """Loads strictly; raises one ValueError that lists every key that is missing, unknown or of another shape."""
+    own = module.state_dict()
+    problems = [f"missing: {key}" for key in own if key not in state_dict]
+    problems += [f"unknown: {key}" for key in state_dict if key not in own]
+    problems += [
+        f"shape of {key}: {tuple(value.shape)} in the file, {tuple(own[key].shape)} in the model"
+        for key, value in state_dict.items()
+        if key in own and own[key].shape != value.shape
+    ]
+    if problems:
+        shown = "\n  ".join(problems[:10]) + (f"\n  ... and {len(problems) - 10} more" if len(problems) > 10 else "")
+        raise ValueError(
+            f"checkpoint {str(path)!r} does not fit this model ({len(problems)} differences):\n  {shown}\n"
+            f"Use the model and data settings that it was trained with, or start without it"
+        )
+    module.load_state_dict(state_dict)

@@ -1,0 +1,240 @@
+"""The LightningModule: a PSPNet with its loss, optimiser, schedule and metric."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypedDict
+
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torchmetrics.aggregation import MeanMetric
+
+from pspnet_lightning.inference import SlidingWindow
+from pspnet_lightning.inference.network import SegmentationNetwork
+from pspnet_lightning.metrics import ConfusionMatrix, SegmentationScores, scores
+from pspnet_lightning.models.upsampling import LowLogits
+from pspnet_lightning.training.losses import REDUCTIONS, CrossEntropy, segmentation_loss
+
+OptimizerFactory = Callable[[nn.Module], Optimizer]
+SchedulerFactory = Callable[..., LRScheduler]
+
+
+class Batch(TypedDict):
+    """What the data module's loaders yield."""
+
+    image: Tensor  # uint8 (N, C, H, W), channels_last
+    label: Tensor  # uint8 (N, H, W)
+    name: list[str]
+    index: Tensor  # int64 (N,)
+
+
+class _PendingLoss(NamedTuple):
+    loss: Tensor
+    step: int
+    names: list[str]
+
+
+def step_seed(seed: int, batch_number: int, rank: int) -> int:
+    """The seed of one training batch's random numbers (dropout): a function of its arguments alone.
+
+    With it, a resumed run continues exactly without any generator's state in the checkpoint.
+    """
+    return zlib.crc32(f"{seed}/{batch_number}/{rank}".encode())
+
+
+class SegmentationModule(SegmentationNetwork):
+    """Trains and validates a scene-parsing network.
+
+    ``model(x)`` answers logits (N, K, H, W) in eval mode and ``(logits, aux_logits)`` in training
+    mode; ``criterion(logits, target)`` a scalar, over several devices put together as ``reduction`` says (see
+    ``losses.segmentation_loss``). Where the network takes ``upsample=False`` and the criterion
+    ``LowLogits``, no full-size logits are made. Images arrive as uint8 (N, C, H, W) and are
+    normalised on the device with ``mean`` and ``std`` (0..255 units).
+
+    ``optimizer(model)`` makes the optimiser, ``scheduler(optimizer, total_steps=...)`` its schedule
+    per optimiser step over the whole run; both may be None for a module that only predicts.
+    ``description`` (plain Python types only) is stored in every checkpoint: the resolved config
+    and the data set's spec, from which ``pspnet_lightning.runs.checkpoint.load`` rebuilds the module.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        criterion: nn.Module,
+        *,
+        num_classes: int,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        ignore_index: int = 255,
+        aux_weight: float = 0.4,
+        reduction: str = "global",
+        optimizer: OptimizerFactory | None = None,
+        scheduler: SchedulerFactory | None = None,
+        seed: int = 0,
+        channels_last: bool = True,
+        description: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(model, mean=mean, std=std, channels_last=channels_last)
+        self._compiled: Callable[..., Any] | None = None
+        self.criterion = criterion
+        self.aux_weight = aux_weight
+        if reduction not in REDUCTIONS:
+            raise ValueError(f"loss.reduction={reduction!r} must be one of {', '.join(REDUCTIONS)}")
+        self.reduction = reduction
+        self.ignore_index = ignore_index
+        self.seed = seed
+        self.description = description
+        self._optimizer = optimizer
+        self._scheduler = scheduler
+        self._pending: _PendingLoss | None = None
+        self.confusion = ConfusionMatrix(num_classes, ignore_index=ignore_index)
+        self.val_loss = MeanMetric()
+        self.val_scores: SegmentationScores | None = None
+        # How validation and test predict; None: whole images at their own size, in one pass.
+        self.protocol: SlidingWindow | None = None
+
+    def compile_training(self) -> None:
+        """Has training steps run the network by ``torch.compile``; the first of them takes minutes.
+
+        Training batches have one size, so there is one graph. What is validated or predicted has many: it runs as it
+        is, where each size would be compiled anew until torch gives up at the eighth.
+        """
+        # The jobs of a sweep share a process, and torch counts all their graphs as the same function's.
+        torch.compiler.reset()
+        self._compiled = torch.compile(self.model.forward, dynamic=False)
+
+    def _logits_for_loss(self, image: Tensor) -> Any:
+        """``forward``, with ``LowLogits`` where both the network and the criterion know them."""
+        network = self._compiled if self._compiled is not None and self.training else self.model
+        if getattr(self.criterion, "takes_low_logits", False) and self._answers_low_logits:
+            return network(self.normalize(image), upsample=False)
+        return network(self.normalize(image))
+
+    # ------------------------------------------------------------------ training
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        number = self.trainer.fit_loop.epoch_loop.total_batch_idx
+        torch.manual_seed(step_seed(self.seed, number, self.global_rank))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        target = batch["label"].long()
+        output = self._logits_for_loss(batch["image"])
+        loss = segmentation_loss(output, target, self.criterion, self.aux_weight, self.reduction)
+        self._watch(_PendingLoss(loss.total.detach(), self.global_step, batch["name"]))
+        options: dict[str, Any] = {"batch_size": len(target)}
+        self.log("train/loss", loss.total.detach(), prog_bar=True, **options)
+        if loss.aux is not None:
+            self.log("train/main_loss", loss.main.detach(), **options)
+            self.log("train/aux_loss", loss.aux.detach(), **options)
+        for group in self.trainer.optimizers[0].param_groups:
+            # The head's rate is the larger one; the bar has room for the one that papers quote, the backbone's.
+            name = group.get("name", "all")
+            self.log(f"lr/{name}", float(group["lr"]), prog_bar=name in ("backbone", "all"), **options)
+        return loss.total
+
+    def _watch(self, pending: _PendingLoss) -> None:
+        """Looks at the loss at once on a CPU, one step late on an accelerator so as not to wait for it."""
+        if pending.loss.device.type == "cpu":
+            _check_finite(pending)
+            return
+        self._flush_pending()
+        self._pending = pending
+
+    def _flush_pending(self) -> None:
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            _check_finite(pending)
+
+    def on_train_epoch_end(self) -> None:
+        self._flush_pending()
+
+    # ------------------------------------------------------------------ validation
+
+    def on_validation_epoch_start(self) -> None:
+        self.confusion.reset()
+        self.val_loss.reset()
+
+    def validation_step(self, batch: list[Batch], batch_idx: int) -> dict[str, list[Tensor]]:
+        """Whole images, one group of equal sizes after the other; returns the label maps, (n, H, W) each."""
+        predictions = []
+        for group in batch:
+            target = group["label"].long()
+            if self.protocol is not None:
+                prediction = torch.stack([self._slide(image, self.protocol).argmax(0) for image in group["image"]])
+            else:
+                total, weight, prediction = self._loss_and_prediction(group["image"], target)
+                # A mean over every valid pixel of the data set, however that is cut into batches and ranks.
+                weight = weight.clamp_min(torch.finfo(torch.float32).tiny)
+                self.val_loss.update(total / weight, weight=weight)
+            self.confusion.update(prediction, target)
+            predictions.append(prediction)
+        return {"predictions": predictions}
+
+    def _loss_and_prediction(self, image: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The sum of the pixels' losses, that of their weights, and the label maps."""
+        logits = self._logits_for_loss(image)
+        if isinstance(logits, LowLogits):
+            return self.criterion.sums_and_labels(logits, target)  # type: ignore[operator]
+        prediction = logits.argmax(dim=1)
+        if isinstance(self.criterion, CrossEntropy):
+            return *self.criterion.sum_over_valid(logits, target), prediction
+        # Of another criterion it is only known that it is a mean over pixels.
+        valid = (target != self.ignore_index).sum()
+        return self.criterion(logits, target) * valid, valid, prediction
+
+    def on_validation_epoch_end(self) -> None:
+        confusion = self.confusion.compute()
+        self.val_scores = scores(confusion)
+        values: dict[str, float] = {
+            # Windows overlap and scales are averaged: there is no one loss of them.
+            **({"val/loss": float(self.val_loss.compute())} if self.protocol is None else {}),
+            "val/miou": self.val_scores.miou,
+            "val/macc": self.val_scores.macc,
+            "val/aacc": self.val_scores.aacc,
+        }
+        for key, value in values.items():
+            # The same on all ranks: they come from sums over all of them. What `trainer.validate` finds of the best
+            # checkpoint is no point of the curves.
+            logger = self.trainer.state.fn == "fit"
+            self.log(key, value, prog_bar=key == "val/miou", logger=logger, batch_size=1, sync_dist=True)
+
+    test_step = validation_step
+    on_test_epoch_start = on_validation_epoch_start
+    on_test_epoch_end = on_validation_epoch_end
+
+    # ------------------------------------------------------------------ optimisation and checkpoints
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        if self._optimizer is None:
+            raise ValueError("this module was made without optimizer=; it can predict and be evaluated, not trained")
+        optimizer = self._optimizer(self.model)
+        if self._scheduler is None:
+            return optimizer
+        total = self.trainer.estimated_stepping_batches
+        if not math.isfinite(total):
+            raise ValueError(
+                f"the schedule needs an end: trainer.max_epochs={self.trainer.max_epochs} and "
+                f"trainer.max_steps={self.trainer.max_steps} give none; set one of them"
+            )
+        schedule = self._scheduler(optimizer, total_steps=int(total))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._flush_pending()
+        if self.description is not None:
+            checkpoint["pspnet_lightning"] = self.description
+
+
+def _check_finite(pending: _PendingLoss) -> None:
+    value = float(pending.loss)
+    if not math.isfinite(value):
+        raise ValueError(
+            f"the training loss is {value} at step {pending.step}; the batch's images: "
+            f"{', '.join(pending.names)}. Look at these files; a smaller optimizer.lr, a warm-up "
+            f"(scheduler.warmup_steps), trainer.gradient_clip_val, or precision=bf16-mixed instead of 16-mixed helps"
+        )
