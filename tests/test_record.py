@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY, SMALL, Run
 
-from pspnet_lightning import record as module
+from pspnet_lightning.runs import record as module
 from pspnet_lightning.runs.preempted import Preempted
 from pspnet_lightning.runs.record import RunRecord, read_record
 

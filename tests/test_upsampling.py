@@ -10,9 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pspnet_lightning import upsampling
 from pspnet_lightning.inference import SlidingWindow, sliding_window
-from pspnet_lightning.models import PSPNet
+from pspnet_lightning.models import PSPNet, upsampling
 from pspnet_lightning.models.upsampling import LowLogits
 from pspnet_lightning.training.losses import OHEM, CrossEntropy, segmentation_loss
 from pspnet_lightning.training.module import SegmentationModule

@@ -61,7 +61,7 @@ def test_two_jobs_of_two_ranks(command: Run, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_readmes_sweep_of_two_ranks_in_its_own_words(command: Run, tmp_path: Path) -> None:
-    words = "-m model.bins=[1],[1,2,3,6] trainer.accelerator=cpu trainer.devices=2 debug=fdr".split()
+    words = ["-m", "model.bins=[1],[1,2,3,6]", "trainer.accelerator=cpu", "trainer.devices=2", "debug=fdr"]
     result = command("train", *words, "data.crop_size=65", MARK=str(tmp_path), timeout=300)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "failed" not in result.stderr

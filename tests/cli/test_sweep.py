@@ -22,9 +22,9 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-from pspnet_lightning.cli import locks
 from pspnet_lightning.config import CONFIG_DIR
 from pspnet_lightning.config.schemas import register_schemas
+from pspnet_lightning.launch import locks
 from pspnet_lightning.launch.app import explain
 from pspnet_lightning.launch.sweep_job import differences
 from pspnet_lightning.loggers.wandb_file import RunFile, run_files

@@ -9,7 +9,7 @@ import pytest
 from conftest import SMALL, Run
 from miniatures import MINIATURES, SETTINGS, cityscapes
 
-from pspnet_lightning.data import benchmarks
+from pspnet_lightning.data import public
 from pspnet_lightning.data.public import aerial, scene_parsing
 from pspnet_lightning.data.specs import known_classes
 
@@ -37,8 +37,8 @@ def test_layout(name: str, tmp_path: Path) -> None:
     options = {"tile_size": 64, "overlap": 32} if name in ("potsdam", "vaihingen") else {}
     if name == "kvasir_seg":
         options = {"val_images": 2}
-    train = getattr(benchmarks, name)("train", root=str(tmp_path), **options)
-    val = getattr(benchmarks, name)("val", root=str(tmp_path), **options)
+    train = getattr(public, name)("train", root=str(tmp_path), **options)
+    val = getattr(public, name)("val", root=str(tmp_path), **options)
     assert train.spec.num_classes == classes == val.spec.num_classes
     assert len(train) == count
     found: set[int] = set()
@@ -63,7 +63,7 @@ def test_each_layout_trains(command: Run, name: str, tmp_path: Path) -> None:
 
 def test_cityscapes_train_ids(tmp_path: Path) -> None:
     cityscapes(tmp_path, "labelTrainIds", (0, 1, 18, 255))
-    data = benchmarks.cityscapes("train", root=str(tmp_path))
+    data = public.cityscapes("train", root=str(tmp_path))
     assert set(np.unique(data.read(0)[1])) == {0, 1, 18, 255}
 
 
@@ -97,17 +97,17 @@ def test_isprs_splits_are_the_published_ones() -> None:
 def test_splits_without_public_labels_are_refused(name: str, tmp_path: Path) -> None:
     MINIATURES[name](tmp_path)
     with pytest.raises(ValueError, match="labels of the test split are not public"):
-        getattr(benchmarks, name)("test", root=str(tmp_path))
+        getattr(public, name)("test", root=str(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["ade20k", "cityscapes", "voc2012", "voc2012_aug"])
 def test_the_servers_images_are_asked_for_by_name(name: str, tmp_path: Path) -> None:
     MINIATURES[name](tmp_path)
     with pytest.raises(FileNotFoundError, match=r"test"):
-        getattr(benchmarks, name)("test", root=str(tmp_path))
+        getattr(public, name)("test", root=str(tmp_path))
 
 
 @pytest.mark.parametrize("name", EXPECTED)
 def test_a_wrong_root_says_where_to_get_it(name: str, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="unpack"):
-        getattr(benchmarks, name)("train", root=str(tmp_path))
+        getattr(public, name)("train", root=str(tmp_path))
