@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from pspnet_lightning.data.reading import read_image
 from pspnet_lightning.data.specs import IMAGENET_MEAN, IMAGENET_STD
 from pspnet_lightning.inference import sliding_window
-from pspnet_lightning.models import PSPNet, prepare_for_inference
-from pspnet_lightning.models.convolution import Conv3x3
+from pspnet_lightning.models import PSPNet, exchange_convolutions, prepare_for_inference
+from pspnet_lightning.models.fast import restore_convolutions
 from pspnet_lightning.training.losses import CrossEntropy, segmentation_loss
 
 MEASURES = ("forward", "labels", "sliding", "train")
@@ -80,7 +80,7 @@ class Subjects:
             module = load(cfg["checkpoint"])
             self.mean, self.std = (module.get_buffer(name).flatten().tolist() for name in ("mean", "std"))
             assert isinstance(module.model, PSPNet)
-            self.network = module.model.to(device)
+            self.network = restore_convolutions(module.model).to(device)
         if self.network.backbone.in_channels != 3:
             raise ValueError(
                 f"checkpoint={cfg['checkpoint']!r} takes images of {self.network.backbone.in_channels} channels; the "
@@ -148,9 +148,8 @@ class Subjects:
         network = copy.deepcopy(self.network)
         plain = way.formulation == "concatenation"
         network.head.execution = "concat" if plain else "exact"
-        for module in network.modules():
-            if isinstance(module, Conv3x3):
-                module.winograd = not plain
+        if not plain:
+            exchange_convolutions(network)
         network.train(way.measure == "train")
         if way.formulation == "prepared":
             network = prepare_for_inference(network, PRECISIONS[way.precision])

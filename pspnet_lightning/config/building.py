@@ -139,6 +139,7 @@ def build_model(node: Mapping[str, Any], spec: DataSpec, *, pretrained: bool = T
     passed over with ``pretrained=False``, when a checkpoint's weights follow.
     """
     plain = dict(as_plain(node))
+    plain.pop("winograd", None)  # of earlier checkpoints: how a convolution is computed is no part of a network
     weights = plain.pop("pretrained", False)
     if weights is None:
         weights = False
@@ -185,5 +186,6 @@ def build_module(
         scheduler=build(config["scheduler"], "scheduler") if for_training else None,
         seed=config["seed"],
         channels_last=config["channels_last"],
+        fast=config.get("fast", True),
         description={"format": 1, "config": config, "spec": spec.to_dict()},
     )

@@ -45,6 +45,7 @@ class TrainConfig:
     repeats: str | None = None
     compile: bool = False
     channels_last: bool = True
+    fast: bool = True
     float32_matmul_precision: str = "highest"
     objective: str = "val/miou"
     sweep: SweepConfig = field(default_factory=SweepConfig)

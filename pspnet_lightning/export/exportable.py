@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pspnet_lightning.models.convolution import Conv3x3
+from pspnet_lightning.models.fast.convolution import restore_convolutions
 from pspnet_lightning.models.pspnet import PSPNet
 from pspnet_lightning.models.pyramid import PyramidHead
 
@@ -42,11 +42,7 @@ class ExportableProgram(nn.Module):
         bfloat16: bool = False,
     ) -> None:
         super().__init__()
-        self.backbone = copy.deepcopy(model.backbone)
-        for module in self.backbone.modules():
-            if isinstance(module, Conv3x3):
-                # Files are run by other kernels, and so is their check while they are written.
-                module.winograd = False
+        self.backbone = restore_convolutions(copy.deepcopy(model.backbone))
         self.head = ExportableHead(model.head)
         self.align_corners = model.align_corners
         self.labels = labels

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pspnet_lightning.inference import SlidingWindow, predict_probabilities
-from pspnet_lightning.models import PSPNet, prepare_for_inference
+from pspnet_lightning.models import PSPNet, exchange_convolutions, prepare_for_inference
 
 
 class SegmentationNetwork(L.LightningModule):
@@ -21,15 +21,22 @@ class SegmentationNetwork(L.LightningModule):
 
     ``model(x)`` answers logits (N, K, H, W) in eval mode. Images arrive as uint8 (N, C, H, W) and are normalised on
     the device with ``mean`` and ``std`` (0..255 units). Where the network takes ``upsample=False``, labels are found
-    without full-size logits.
+    without full-size logits. ``fast``: large 3x3 convolutions in float32 on a CPU by fewer products
+    (``models.exchange_convolutions``).
     """
 
     def __init__(
-        self, model: nn.Module, *, mean: tuple[float, ...], std: tuple[float, ...], channels_last: bool = True
+        self,
+        model: nn.Module,
+        *,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        channels_last: bool = True,
+        fast: bool = True,
     ) -> None:
         super().__init__()
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self.model = model.to(memory_format=self.memory_format)
+        self.model = (exchange_convolutions(model) if fast else model).to(memory_format=self.memory_format)
         self._answers_low_logits = "upsample" in inspect.signature(model.forward).parameters
         # Not part of the state dict: they come from the data set's spec, which the checkpoint holds too.
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)

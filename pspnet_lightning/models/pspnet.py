@@ -7,9 +7,8 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from pspnet_lightning.models.convolution import Conv3x3
 from pspnet_lightning.models.pyramid import PyramidHead, require_several_values
-from pspnet_lightning.models.resnet import ResNet
+from pspnet_lightning.models.resnet import ResNet, conv3x3
 from pspnet_lightning.models.upsampling import LowLogits
 
 
@@ -23,11 +22,9 @@ class PSPNetOutput(NamedTuple):
 class AuxiliaryHead(nn.Module):
     """3x3 convolution, BatchNorm, ReLU, Dropout2d, 1x1 classifier: (N, C, h, w) -> (N, num_classes, h, w)."""
 
-    def __init__(
-        self, in_channels: int, num_classes: int, *, channels: int = 256, dropout: float = 0.1, winograd: bool = True
-    ) -> None:
+    def __init__(self, in_channels: int, num_classes: int, *, channels: int = 256, dropout: float = 0.1) -> None:
         super().__init__()
-        self.conv = Conv3x3(in_channels, channels, winograd=winograd)
+        self.conv = conv3x3(in_channels, channels)
         self.bn = nn.BatchNorm2d(channels)
         self.relu = nn.ReLU(inplace=True)
         self.dropout = nn.Dropout2d(dropout)
@@ -58,7 +55,6 @@ class PSPNet(nn.Module):
         dropout: probability of Dropout2d in both heads.
         auxiliary, aux_channels: the head on stage 3; None: a quarter of its channels, 256 for ResNet-50.
         execution: "exact" or "concat", see ``PyramidHead``.
-        winograd: large 3x3 convolutions in float32 on a CPU by fewer products, see ``conv3x3``; False: torch's own.
 
     Raises ValueError for arguments outside these, and in ``forward`` for inputs of another shape or type.
     """
@@ -84,7 +80,6 @@ class PSPNet(nn.Module):
         auxiliary: bool = True,
         aux_channels: int | None = None,
         execution: str = "exact",
-        winograd: bool = True,
     ) -> None:
         super().__init__()
         if num_classes < 1:
@@ -102,7 +97,6 @@ class PSPNet(nn.Module):
             output_stride=output_stride,
             dilation=dilation,
             stride_on=stride_on,
-            winograd=winograd,
         )
         self.head = PyramidHead(
             self.backbone.channels,
@@ -114,7 +108,6 @@ class PSPNet(nn.Module):
             dropout=dropout,
             align_corners=align_corners,
             execution=execution,
-            winograd=winograd,
         )
         self.aux_head = (
             AuxiliaryHead(
@@ -122,7 +115,6 @@ class PSPNet(nn.Module):
                 num_classes,
                 channels=aux_channels or self.backbone.stage3_channels // 4,
                 dropout=dropout,
-                winograd=winograd,
             )
             if auxiliary
             else None

@@ -13,14 +13,12 @@ stays in channels_last.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pspnet_lightning.models.convolution import Conv3x3, conv3x3
-from pspnet_lightning.models.resnet import one_of
+from pspnet_lightning.models.resnet import conv3x3, one_of
 
 POOLINGS = ("average", "max")
 EXECUTIONS = ("exact", "concat")
@@ -79,7 +77,7 @@ class PyramidHead(nn.Module):
 
     ``forward(x)`` takes (N, C, H, W), answers logits (N, num_classes, H, W). ``execution`` chooses how the
     3x3 convolution is computed: "exact" (this file's head) or "concat", the plain formulation on the
-    concatenation: the reference. Parameters and state dict are the same. ``winograd``: see ``conv3x3``.
+    concatenation: the reference. Parameters and state dict are the same.
     """
 
     def __init__(
@@ -94,7 +92,6 @@ class PyramidHead(nn.Module):
         dropout: float = 0.1,
         align_corners: bool = True,
         execution: str = "exact",
-        winograd: bool = True,
     ) -> None:
         super().__init__()
         one_of("execution", execution, EXECUTIONS)
@@ -103,19 +100,27 @@ class PyramidHead(nn.Module):
         self.execution = execution
         self.pyramid = PyramidPooling(in_channels, bins, pooling=pooling, reduction=reduction)
         concatenated = in_channels + len(self.pyramid.bins) * self.pyramid.channels_per_bin
-        self.conv = Conv3x3(concatenated, channels, winograd=winograd)
+        self.conv = conv3x3(concatenated, channels)
         self.bn = nn.BatchNorm2d(channels)
         self.relu = nn.ReLU(inplace=True)
         self.dropout = nn.Dropout2d(dropout)
         self.classifier = nn.Conv2d(channels, num_classes, 1)
         # Of x alone, where the head was prepared for inference.
-        self.own_conv: nn.Module | None = None
+        self.own_conv: nn.Conv2d | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         levels = self.pyramid(x)
         y = self._concatenated(x, levels) if self.execution == "concat" else self._exact(x, levels)
         require_several_values(self.bn, y.shape[0] * y.shape[2] * y.shape[3], "the head")
         return self.classifier(self.dropout(self.relu(self.bn(y))))
+
+    @torch.no_grad()
+    def split_convolution(self) -> None:
+        """Gives the convolution of x a weight of its own, for inference: a part of a tensor is copied at each call."""
+        if self.execution == "exact":
+            own, bias = self.conv.weight[:, : self.in_channels], self.conv.bias
+            self.own_conv = nn.Conv2d(self.in_channels, len(own), 3, padding=1, bias=bias is not None).to(own)
+            self.own_conv.weight, self.own_conv.bias = nn.Parameter(own.clone()), bias
 
     def _concatenated(self, x: Tensor, levels: list[Tensor]) -> Tensor:
         size = x.shape[-2:]
@@ -125,8 +130,8 @@ class PyramidHead(nn.Module):
     def _exact(self, x: Tensor, levels: list[Tensor]) -> Tensor:
         # Split, not sliced: the gradient is put together in one pass.
         own, *kernels = self.conv.weight.split([self.in_channels, *(level.shape[1] for level in levels)], dim=1)
-        convolve = self.own_conv or partial(conv3x3, weight=own, bias=self.conv.bias, winograd=self.conv.winograd)
-        y = convolve(x)
+        # By the module's own method, so that what it was exchanged for (``fast``) serves a part of its weight too.
+        y = self.own_conv(x) if self.own_conv is not None else self.conv._conv_forward(x, own, self.conv.bias)
         if not levels:
             return y
         count, channels, height, width = y.shape

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from pspnet_lightning.models.convolution import Conv3x3
-
 # Blocks of the four stages; ResNet-269 is the paper's (Zhao et al., CVPR 2017, section 5.2).
 STAGE_BLOCKS: dict[int, tuple[int, int, int, int]] = {
     18: (2, 2, 2, 2),
@@ -28,6 +26,11 @@ def one_of(name: str, value: object, allowed: Sequence[object]) -> None:
         raise ValueError(f"{name}={value!r} must be one of {', '.join(map(repr, allowed))}")
 
 
+def conv3x3(inputs: int, outputs: int, *, stride: int = 1, dilation: int = 1) -> nn.Conv2d:
+    """A 3x3 convolution without bias that keeps the size, but for its stride."""
+    return nn.Conv2d(inputs, outputs, 3, stride=stride, padding=dilation, dilation=dilation, bias=False)
+
+
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut (ResNet-18 and 34)."""
 
@@ -41,14 +44,13 @@ class BasicBlock(nn.Module):
         dilation: int,
         downsample: nn.Module | None,
         stride_on: str,
-        winograd: bool,
     ) -> None:
         super().__init__()
-        self.conv1 = Conv3x3(inputs, planes, stride=stride, dilation=dilation, winograd=winograd)
+        self.conv1 = conv3x3(inputs, planes, stride=stride, dilation=dilation)
         self.bn1 = nn.BatchNorm2d(planes)
         self.relu = nn.ReLU(inplace=True)
         # Both convolutions of the first block of a "first_previous" stage keep the previous rate, as in mmseg.
-        self.conv2 = Conv3x3(planes, planes, dilation=dilation, winograd=winograd)
+        self.conv2 = conv3x3(planes, planes, dilation=dilation)
         self.bn2 = nn.BatchNorm2d(planes)
         self.downsample = downsample
 
@@ -74,13 +76,12 @@ class Bottleneck(nn.Module):
         dilation: int,
         downsample: nn.Module | None,
         stride_on: str,
-        winograd: bool,
     ) -> None:
         super().__init__()
         first, second = (1, stride) if stride_on == "3x3" else (stride, 1)
         self.conv1 = nn.Conv2d(inputs, planes, 1, stride=first, bias=False)
         self.bn1 = nn.BatchNorm2d(planes)
-        self.conv2 = Conv3x3(planes, planes, stride=second, dilation=dilation, winograd=winograd)
+        self.conv2 = conv3x3(planes, planes, stride=second, dilation=dilation)
         self.bn2 = nn.BatchNorm2d(planes)
         self.conv3 = nn.Conv2d(planes, planes * self.expansion, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(planes * self.expansion)
@@ -111,7 +112,6 @@ class ResNet(nn.Module):
         dilation: "every": all 3x3 of a dilated stage have its rate (official semseg); "first_previous": the
             first block keeps the rate of the stage before (torchvision, mmseg).
         stride_on: where a bottleneck strides: its "3x3" (PyTorch) or its first "1x1" (Caffe).
-        winograd: the 3x3 convolutions by fewer products where that is faster, see ``conv3x3``.
 
     Raises ValueError for any value outside these.
     """
@@ -127,7 +127,6 @@ class ResNet(nn.Module):
         output_stride: int = 8,
         dilation: str = "every",
         stride_on: str = "3x3",
-        winograd: bool = True,
     ) -> None:
         super().__init__()
         one_of("depth", depth, tuple(STAGE_BLOCKS))
@@ -142,7 +141,6 @@ class ResNet(nn.Module):
         self.in_channels = in_channels
         self._dilation = dilation
         self._stride_on = stride_on
-        self._winograd = winograd
         self._block: type[BasicBlock] | type[Bottleneck] = BasicBlock if depth < 50 else Bottleneck
 
         self.relu = nn.ReLU(inplace=True)
@@ -154,11 +152,11 @@ class ResNet(nn.Module):
             if len(stem_widths) != 3 or min(stem_widths) < 1:
                 raise ValueError(f"stem_widths={list(stem_widths)} must be three positive channel counts")
             first, second, third = stem_widths
-            self.conv1 = Conv3x3(in_channels, first, stride=2, winograd=winograd)
+            self.conv1 = conv3x3(in_channels, first, stride=2)
             self.bn1 = nn.BatchNorm2d(first)
-            self.conv2 = Conv3x3(first, second, winograd=winograd)
+            self.conv2 = conv3x3(first, second)
             self.bn2 = nn.BatchNorm2d(second)
-            self.conv3 = Conv3x3(second, third, winograd=winograd)
+            self.conv3 = conv3x3(second, third)
             self.bn3 = nn.BatchNorm2d(third)
             self._inputs = third
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
@@ -189,10 +187,9 @@ class ResNet(nn.Module):
             downsample = nn.Sequential(
                 nn.Conv2d(self._inputs, outputs, 1, stride=stride, bias=False), nn.BatchNorm2d(outputs)
             )
-        options = self._stride_on, self._winograd
-        stage = [self._block(self._inputs, planes, stride, first_rate, downsample, *options)]
+        stage = [self._block(self._inputs, planes, stride, first_rate, downsample, self._stride_on)]
         self._inputs = outputs
-        stage += [self._block(outputs, planes, 1, self._rate, None, *options) for _ in range(1, blocks)]
+        stage += [self._block(outputs, planes, 1, self._rate, None, self._stride_on) for _ in range(1, blocks)]
         return nn.Sequential(*stage)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -77,9 +77,10 @@ class SegmentationModule(SegmentationNetwork):
         scheduler: SchedulerFactory | None = None,
         seed: int = 0,
         channels_last: bool = True,
+        fast: bool = True,
         description: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__(model, mean=mean, std=std, channels_last=channels_last)
+        super().__init__(model, mean=mean, std=std, channels_last=channels_last, fast=fast)
         self._compiled: Callable[..., Any] | None = None
         self.criterion = criterion
         self.aux_weight = aux_weight

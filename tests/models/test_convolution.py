@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from pspnet_lightning.models import PSPNet, convolution
-from pspnet_lightning.models.convolution import Conv3x3, _Convolution, _WeightGradient, conv3x3
+from pspnet_lightning.models import PSPNet, exchange_convolutions
+from pspnet_lightning.models.fast import convolution, restore_convolutions
+from pspnet_lightning.models.fast.convolution import FastConv2d, _Convolution, _WeightGradient, conv3x3
 from pspnet_lightning.training.losses import CrossEntropy, segmentation_loss
 
 
@@ -70,7 +71,8 @@ def test_functional_transforms(monkeypatch: pytest.MonkeyPatch) -> None:
     x, weight = image(3, 4, 6, 6), values(5, 4, 3, 3, seed=1)
 
     def loss(weight: Tensor, x: Tensor, winograd: bool) -> Tensor:
-        return conv3x3(x, weight, winograd=winograd).square().sum()
+        y = conv3x3(x, weight) if winograd else F.conv2d(x, weight, padding=1)
+        return y.square().sum()
 
     for transform in (
         lambda winograd: torch.func.grad(loss)(weight, x, winograd),
@@ -101,11 +103,10 @@ def test_it_is_taken_for_large_float32_convolutions_on_a_cpu_only(calls: list[tu
         ((x, weight), {"dilation": 16}),  # tiles of 48 x 48
     ):
         assert torch.equal(conv3x3(*inputs, **options), direct(*inputs, **options))
-    assert torch.equal(conv3x3(x, weight, winograd=False), direct(x, weight))
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(conv3x3(x, weight), direct(x, weight))
     assert torch.equal(torch.jit.trace(lambda x: conv3x3(x, weight), (x,), check_trace=False)(x), direct(x, weight))
-    program = torch.export.export(Conv3x3(256, 128), (x,))
+    program = torch.export.export(exchange_convolutions(nn.Conv2d(256, 128, 3, padding=1)), (x,))
     assert "aten.conv2d" in str(program.graph)
     assert calls == []
     answered = conv3x3(x, weight)
@@ -123,6 +124,31 @@ def test_a_gradient_asked_for_under_autocast_is_that_of_the_precision_it_was_com
     assert torch.equal(inside, outside)
 
 
+def test_the_exchange_takes_large_convolutions_that_keep_the_size_and_leaves_all_else() -> None:
+    large = nn.Conv2d(128, 256, 3, padding=2, dilation=2)
+    others = [
+        nn.Conv2d(128, 256, 3, padding=1, stride=2),
+        nn.Conv2d(128, 256, 3),
+        nn.Conv2d(128, 256, 3, padding=1, padding_mode="reflect"),
+        nn.Conv2d(256, 256, 3, padding=1, groups=2),
+        nn.Conv2d(128, 256, (3, 1), padding=(1, 0)),
+        nn.Conv2d(128, 256, 1),
+        nn.Conv2d(128, 128, 3, padding=1),
+        nn.Conv2d(64, 256, 3, padding=1),
+        nn.ConvTranspose2d(256, 256, 3, padding=1),
+    ]
+    network = nn.Sequential(large, *others)
+    before = network.state_dict()
+    assert exchange_convolutions(network) is network
+    assert type(network[0]) is FastConv2d
+    assert [type(module) for module in network[1:]] == [nn.Conv2d] * 8 + [nn.ConvTranspose2d]
+    assert all(
+        value is before[name] or torch.equal(value, before[name]) for name, value in network.state_dict().items()
+    )
+    assert network.state_dict().keys() == before.keys()
+    assert type(restore_convolutions(network)[0]) is nn.Conv2d
+
+
 # ---------------------------------------------------------------------- the network
 
 
@@ -132,8 +158,8 @@ def networks() -> tuple[PSPNet, PSPNet]:
     found = []
     for winograd in (True, False):
         torch.manual_seed(0)
-        network = PSPNet(21, depth=18, width=32, head_channels=128, dropout=0.0, winograd=winograd)
-        found.append(network.to(memory_format=torch.channels_last))
+        network = PSPNet(21, depth=18, width=32, head_channels=128, dropout=0.0)
+        found.append((exchange_convolutions(network) if winograd else network).to(memory_format=torch.channels_last))
     return found[0], found[1]
 
 
@@ -196,6 +222,7 @@ def test_products_are_less_than_half(networks: tuple[PSPNet, PSPNet]) -> None:
     counts = []
     for winograd in (True, False):
         with FlopCounterMode(display=False) as counter:
-            conv3x3(x.requires_grad_(), weight, winograd=winograd).sum().backward()
+            y = conv3x3(x.requires_grad_(), weight) if winograd else F.conv2d(x.requires_grad_(), weight, padding=1)
+            y.sum().backward()
         counts.append(counter.get_total_flops())
     assert 0.30 < counts[0] / counts[1] < 0.33

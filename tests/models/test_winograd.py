@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pspnet_lightning.models import winograd
-from pspnet_lightning.models.winograd import THREE, TWO, Tile, convolve, transform, weight_gradient
+from pspnet_lightning.models.fast import winograd
+from pspnet_lightning.models.fast.winograd import THREE, TWO, Tile, convolve, transform, weight_gradient
 
 TILES = pytest.mark.parametrize("tile", [TWO, THREE], ids=["2x2", "3x3"])
 

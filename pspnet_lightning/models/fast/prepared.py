@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any, Protocol, runtime_checkable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pspnet_lightning.models.convolution import Conv3x3
-from pspnet_lightning.models.folding import fold_batchnorm
+from pspnet_lightning.models.fast.convolution import exchange_convolutions
+from pspnet_lightning.models.fast.folding import fold_batchnorm
+from pspnet_lightning.models.fast.winograd import TWO, convolve, transform
 from pspnet_lightning.models.pspnet import PSPNet
-from pspnet_lightning.models.winograd import TWO, convolve, transform
+
+
+@runtime_checkable
+class SplitsConvolution(Protocol):
+    """A module that convolves with a part of its weight: ``split_convolution`` makes that a module, ``own_conv``."""
+
+    own_conv: Any
+
+    def split_convolution(self) -> None: ...
 
 
 def prepare_for_inference(model: PSPNet, dtype: torch.dtype = torch.float32) -> PSPNet:
@@ -24,16 +35,13 @@ def prepare_for_inference(model: PSPNet, dtype: torch.dtype = torch.float32) -> 
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise ValueError(f"dtype={dtype!r} must be a floating-point torch.dtype")
     prepared = fold_batchnorm(model)
-    head = prepared.head
-    if head.execution == "exact":
-        # Its own dense tensor: a slice would be copied at every call.
-        weight, bias = head.conv.weight[:, : head.in_channels], head.conv.bias
-        if dtype in (torch.float32, torch.float64):
-            head.own_conv = Conv3x3(head.in_channels, len(weight), winograd=head.conv.winograd)
-            head.own_conv.weight, head.own_conv.bias = nn.Parameter(weight.clone()), bias
-        elif head.conv.winograd:
-            # Only the head's, a quarter of all products: in all layers the larger rounding would be felt.
-            head.own_conv = HalfWinogradConv2d(weight, bias, dtype)
+    for module in list(prepared.modules()):
+        if isinstance(module, SplitsConvolution):
+            module.split_convolution()
+            if module.own_conv is not None and dtype not in (torch.float32, torch.float64):
+                # Only these, a quarter of all products: in all layers the larger rounding would be felt.
+                module.own_conv = HalfWinogradConv2d(module.own_conv.weight, module.own_conv.bias, dtype)
+    exchange_convolutions(prepared)
     return prepared.to(dtype).to(memory_format=torch.channels_last).requires_grad_(False).eval()
 
 

@@ -6,13 +6,13 @@ That is in float32 on a CPU, in channels_last, of many channels and positions; e
 from __future__ import annotations
 
 from functools import partial, reduce
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pspnet_lightning.models.winograd import THREE, convolve, weight_gradient
+from pspnet_lightning.models.fast.winograd import THREE, convolve, weight_gradient
 
 # Below, the transforms cost what the products save (forward and both gradients, 2 x 60 x 60: 128 channels in and out
 # 1.09 times as fast, 128 and 512 1.4, 256 1.6, 512 1.8, 2048 and 512 2.3; 256 channels at 30 x 30 1.3, 20 x 20 0.96).
@@ -20,39 +20,61 @@ _FEW_CHANNELS, _MANY_CHANNELS, _POSITIONS = 128, 256, 1000
 # Whole tiles may cover so much more than the positions there are: with a large dilation of a small map they do.
 _COVERED = 1.5
 
-
-class Conv3x3(nn.Conv2d):
-    """An ``nn.Conv2d`` of kernel 3 and padding = dilation; ``winograd=False``: always computed as that is."""
-
-    def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        *,
-        stride: int = 1,
-        dilation: int = 1,
-        bias: bool = False,
-        winograd: bool = True,
-    ) -> None:
-        super().__init__(inputs, outputs, 3, stride=stride, padding=dilation, dilation=dilation, bias=bias)
-        self.winograd = winograd
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.stride != (1, 1):
-            return super().forward(x)
-        return conv3x3(x, self.weight, self.bias, dilation=self.dilation[0], winograd=self.winograd)
+_Module = TypeVar("_Module", bound=nn.Module)
 
 
-def conv3x3(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, dilation: int = 1, winograd: bool = True
-) -> Tensor:
+class FastConv2d(nn.Conv2d):
+    """An ``nn.Conv2d`` of kernel 3 that keeps the size, computed by ``conv3x3``; see ``exchange_convolutions``."""
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        # Also what the pyramid's head calls with a part of the weight.
+        return conv3x3(input, weight, bias, dilation=self.dilation[0])
+
+
+def exchange_convolutions(model: _Module) -> _Module:
+    """Has all large 3x3 convolutions of ``model`` computed by ``conv3x3``, in place, and returns it.
+
+    Call it once, before training or prediction. Parameters, hooks and the state dict are the same objects as before.
+    """
+    for module in model.modules():
+        if type(module) is nn.Conv2d and _is_large(module):
+            # The object stays, with whatever refers to it; only what it computes is computed otherwise.
+            module.__class__ = FastConv2d
+    return model
+
+
+def restore_convolutions(model: _Module) -> _Module:
+    """Takes ``exchange_convolutions`` back: for programs in files, which other kernels run."""
+    for module in model.modules():
+        if type(module) is FastConv2d:
+            module.__class__ = nn.Conv2d  # type: ignore[assignment]
+    return model
+
+
+def _is_large(conv: nn.Conv2d) -> bool:
+    return (
+        conv.kernel_size == (3, 3)
+        and conv.stride == (1, 1)
+        and conv.dilation[0] == conv.dilation[1]
+        and conv.padding == conv.dilation
+        and conv.padding_mode == "zeros"
+        and conv.groups == 1
+        and _has_many_channels(conv.weight)
+    )
+
+
+def _has_many_channels(weight: Tensor) -> bool:
+    return min(weight.shape[:2]) >= _FEW_CHANNELS and max(weight.shape[:2]) >= _MANY_CHANNELS
+
+
+def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, dilation: int = 1) -> Tensor:
     """``F.conv2d(x, weight, bias, padding=dilation, dilation=dilation)`` of a weight (O, C, 3, 3).
 
-    With ``winograd`` and its gradients by fewer products where that is faster: the same up to rounding, which is
-    1.0 to 1.5e-6 of the result in float32 where the direct convolution's is 0.4 to 1.1e-6. Any order of derivatives,
-    ``torch.func`` too; the same bits on each run.
+    By fewer products where that is faster, and so are its gradients: the same up to rounding, which is 1.0 to 1.5e-6
+    of the result in float32 where the direct convolution's is 0.4 to 1.1e-6. Any order of derivatives, ``torch.func``
+    too; the same bits on each run.
     """
-    if winograd and _is_faster_transformed(x, weight, dilation):
+    if _is_faster_transformed(x, weight, dilation):
         return _Convolution.apply(x, weight, bias, dilation, False)
     return F.conv2d(x, weight, bias, padding=dilation, dilation=dilation)
 
@@ -65,8 +87,7 @@ def _is_faster_transformed(x: Tensor, weight: Tensor, dilation: int) -> bool:
         x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
         and x.ndim == 4
-        and min(weight.shape[:2]) >= _FEW_CHANNELS
-        and max(weight.shape[:2]) >= _MANY_CHANNELS
+        and _has_many_channels(weight)
         and not torch.is_autocast_enabled("cpu")
         and x.is_contiguous(memory_format=torch.channels_last)
         and x.shape[0] * x.shape[2] * x.shape[3] >= _POSITIONS
