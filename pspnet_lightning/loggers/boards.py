@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,8 @@ import numpy as np
 from pspnet_lightning.data import DataSpec
 from pspnet_lightning.visualize import SheetItem, as_rgb
 
-# Curves whose best value counts, not the last one: W&B's name of the rule, and the rule.
-BEST_VALUES: dict[str, tuple[str, Callable[[float, float], float]]] = {
-    "val/miou": ("max", max),
-    "val/loss": ("min", min),
-    "train/loss": ("min", min),
-}
+# Curves whose best value counts, not the last one, and which value that is.
+BEST_VALUES = {"val/miou": "max", "val/loss": "min", "train/loss": "min"}
 # Pictures are sent so wide at most: a panel shows no more, and they are sent every epoch.
 PICTURE_WIDTH = 768
 

@@ -1,4 +1,4 @@
-"""One W&B run: rows sent whole, each step once, through any number of kills and resumptions."""
+"""One W&B run: Lightning's logger, resumed under the same id, with pictures, tables and artifacts."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import WandbLogger
-from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from pspnet_lightning.data import DataSpec
 from pspnet_lightning.loggers.boards import BEST_VALUES, Board, as_pictures
-from pspnet_lightning.loggers.wandb_file import RunFile, run_files
 from pspnet_lightning.visualize import SheetItem
 
 # The x-axis of all curves: optimiser steps, counted from 0 as Lightning's loggers do.
@@ -32,27 +31,20 @@ _DATA_DIR_IS_OURS = "WANDB_DATA_DIR" not in os.environ
 
 
 class WandbRun(WandbLogger, Board):
-    """Lightning's W&B logger with one row for each step, sent whole and never twice.
+    """Lightning's W&B logger. A resumed run has the id that its checkpoint names.
 
-    ``run.log`` gets the row of a step when the next step begins or a checkpoint is about to be saved, and the
-    checkpoint waits until the row is on the disk: whatever happened before it survives SIGKILL. A resumed run has the
-    same id; rows of steps that are on record already are not sent again (resuming is exact: they are the same).
+    After a kill the steps since the checkpoint are trained and sent again. Resuming is exact, so they are the same
+    points; ``metrics.csv`` is the record that holds each step once.
     """
 
     def __init__(self, *, save_dir: str, artifacts: str | None, resume: bool, free: bool, **init: Any) -> None:
-        """``artifacts``: see ``loggers.wandb_logger``; ``free``: whether to send at once was not said by the user."""
+        """``artifacts``: see ``loggers.wandb_logger``; ``free``: the user did not say whether to send at once."""
         super().__init__(save_dir=save_dir, **init)
         self._wandb_init.pop("anonymous")  # W&B warns of it
         self.artifacts = artifacts
         self._resume = resume
         self._free = free
-        self._row: dict[str, Any] = {}
-        self._row_step = -1
-        self._sent = -1  # the last step on record
-        self._best: dict[str, float] = {}
         self._written: dict[bool, str] = {}  # the checkpoints: the best one, the last one
-        self._earlier: list[Path] = []  # files of the parts before a resumption
-        self._resumed = False
 
     # ------------------------------------------------------------------ beginning, resuming, ending
 
@@ -66,101 +58,55 @@ class WandbRun(WandbLogger, Board):
     def _begin(self) -> None:
         import wandb
 
-        assert self._save_dir is not None
         settings = wandb.Settings(quiet=True, x_transaction_log_flush_interval=FLUSH_INTERVAL)
         run = wandb.init(**self._wandb_init, settings=settings, reinit="finish_previous")
         if _DATA_DIR_IS_OURS:
-            os.environ["WANDB_DATA_DIR"] = str(Path(self._save_dir).resolve() / "wandb")
+            os.environ["WANDB_DATA_DIR"] = str(self._folder.resolve())
         self._experiment = run
         run.define_metric(STEP, hidden=True)
         run.define_metric("*", step_metric=STEP, step_sync=True)
-        for key, (rule, _) in BEST_VALUES.items():
+        for key, rule in BEST_VALUES.items():
             run.define_metric(key, step_metric=STEP, step_sync=True, summary=rule)
-        self._on_disk = RunFile(run.settings.sync_file)
-        self._first = self._sent + 1
-        if not self._offline:
-            self._catch_up(run)
 
-    def _catch_up(self, run: Any) -> None:
-        """Online: goes on after the server's last row, with those that a killed part wrote but did not send."""
-        self._sent = run.step - 1
-        for path in self._earlier:
-            for row in RunFile(path).rows():
-                if row["_step"] > self._sent:
-                    # Scalars: the files of pictures and tables may be gone.
-                    scalars = {k: v for k, v in row.items() if k[0] != "_" and isinstance(v, int | float)}
-                    run.log(scalars, step=row["_step"], commit=True)
-                    self._sent = row["_step"]
-        self._first = self._sent + 1
+    @property
+    def _folder(self) -> Path:
+        assert self._save_dir is not None
+        return Path(self._save_dir) / "wandb"
 
     def resume_from(self, state: Mapping[str, Any] | None, checkpoint: Path, step: int) -> None:
         """Goes on with the checkpoint's run. While its first part waits to be sent the rest stays offline too."""
         if not self._resume or state is None:
             return
-        self._resumed = True
         self._id = self._wandb_init["id"] = state["id"]
-        self._sent, self._best = int(state["step"]), dict(state["best"])
-        self._earlier = run_files(checkpoint.resolve().parent.parent, state["id"])
-        for path in self._earlier:
-            self._sent = max(self._sent, RunFile(path).last_step())
-        if self._free and any(_waits(path) for path in self._earlier):
+        if self._free and self._unsent(checkpoint.resolve().parent.parent / "wandb"):
             self._offline = True
             self._wandb_init["mode"] = "offline"
 
+    def _unsent(self, folder: Path) -> list[Path]:
+        """The offline parts of this run that `wandb sync` has not sent, the oldest first: their names hold the time."""
+        files = sorted(folder.glob(f"offline-run-*-{self.version}/run-{self.version}.wandb"))
+        return [path.parent for path in files if not path.with_name(f"{path.name}.synced").exists()]
+
     def state(self) -> dict[str, Any] | None:
-        if self._experiment is None:
-            return None
-        self._commit()
-        deadline = time.monotonic() + 5
-        while self._first <= self._sent and self._on_disk.last_step() < self._sent:
-            if time.monotonic() > deadline:
-                rank_zero_warn(f"W&B has not written step {self._sent} to {self._on_disk.path} within 5 seconds")
-                break
-            time.sleep(FLUSH_INTERVAL / 5)
-        return {"id": self._experiment.id, "step": self._sent, "best": dict(self._best)}
+        return None if self._experiment is None else {"id": self._experiment.id}
 
     def end(self, *, failed: bool) -> None:
         """Ends the run, as failed or not; offline, prints the command that sends it."""
         if self._experiment is None:
             return
-        self._commit()
-        run, self._experiment = self._experiment, None
-        run.finish(exit_code=int(failed))
+        self._experiment.finish(exit_code=int(failed))
+        self._id, self._experiment = self._experiment.id, None
         if _DATA_DIR_IS_OURS:
             os.environ.pop("WANDB_DATA_DIR", None)
         if self._offline:
-            # All parts in one command: W&B sends those of one run in the order in which they were begun.
-            folders = [path.parent.parent for path in self._earlier if _waits(path)]
-            folders.append(Path(run.settings.sync_dir).parent)
-            print(f"send it to W&B:  wandb sync {' '.join(dict.fromkeys(map(_shown, folders)))}", flush=True)
-
-    # ------------------------------------------------------------------ rows
-
-    @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Adds to the row of ``step``; the one before is sent."""
-        if step is None:
-            step = max(self._row_step, self._sent + 1)
-        if step != self._row_step:
-            self._commit()
-            self._row_step = step
-        self._row.update(metrics)
-
-    def _commit(self) -> None:
-        row, self._row = self._row, {}
-        best = {key: float(row[key]) for key in BEST_VALUES if key in row}
-        for key, value in best.items():
-            self._best[key] = BEST_VALUES[key][1](self._best.get(key, value), value)
-        if not row or self._row_step <= self._sent:
-            return
-        run = self.experiment
-        run.log({**row, STEP: self._row_step}, step=self._row_step, commit=True)
-        self._sent = self._row_step
-        if self._resumed and best:
-            # define_metric's summary knows this part only.
-            run.summary.update({key: {BEST_VALUES[key][0]: self._best[key]} for key in best})
+            # All parts in one command: W&B sends those of one run in the order in which they are named.
+            print(f"send it to W&B:  wandb sync {' '.join(map(_shown, self._unsent(self._folder)))}", flush=True)
 
     # ------------------------------------------------------------------ what is shown
+
+    @rank_zero_only
+    def _show(self, values: Mapping[str, Any], step: int) -> None:
+        self.experiment.log({**values, STEP: step})
 
     def show_pictures(self, key: str, items: Sequence[SheetItem], sheet: np.ndarray, spec: DataSpec, step: int) -> None:
         """Images whose truth, prediction and errors are masks that the page switches on and off; and the sheet."""
@@ -179,7 +125,7 @@ class WandbRun(WandbLogger, Board):
             }
             images.append(wandb.Image(picture.rgb, caption=picture.caption, masks=masks, file_type="jpg"))
         # W&B chooses the masks' colours by itself; the sheet has the data set's.
-        self.log_metrics({key: images, f"{key}_sheet": wandb.Image(sheet, file_type="png")}, step)
+        self._show({key: images, f"{key}_sheet": wandb.Image(sheet, file_type="png")}, step)
 
     def show_classes(self, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None:
         """One table, whole again each time, so that it is whole after a resumption as well."""
@@ -187,7 +133,7 @@ class WandbRun(WandbLogger, Board):
 
         # log_mode="INCREMENTAL" begins anew in an offline part, and the page shows the last 100 increments only.
         table = wandb.Table(columns=list(columns), data=[list(row) for row in rows], log_mode="MUTABLE")
-        self.log_metrics({key: table}, step)
+        self._show({key: table}, step)
 
     def show_confusion(
         self, key: str, shares: np.ndarray, picture: np.ndarray, classes: Sequence[str], step: int
@@ -209,7 +155,7 @@ class WandbRun(WandbLogger, Board):
                 fields={name: name for name in fields},
                 string_fields={"title": "per cent of each true class"},
             )
-        self.log_metrics(values, step)
+        self._show(values, step)
 
     @rank_zero_only
     def show_config(self, config: Mapping[str, Any]) -> None:
@@ -220,7 +166,6 @@ class WandbRun(WandbLogger, Board):
 
     def show_best(self, values: Mapping[str, float], step: int) -> None:
         """In the run's summary only: a curve of one point would be a panel for nothing."""
-        self._commit()
         self.experiment.summary.update(dict(values))
 
     # ------------------------------------------------------------------ artifacts
@@ -244,7 +189,7 @@ class WandbRun(WandbLogger, Board):
             name=f"model-{self.experiment.id}",
             kind="model",
             aliases=["best" if best else "last"],
-            metadata={**metadata, "step": self._sent, "file": path.name},
+            metadata={**metadata, "file": path.name},
         )
 
     @rank_zero_only
@@ -252,9 +197,8 @@ class WandbRun(WandbLogger, Board):
         """Makes an artifact of one file; it may be replaced or removed afterwards."""
         import wandb
 
-        assert self._save_dir is not None
         # A second name for it, not a copy: our files are replaced, never written over.
-        kept = Path(self._save_dir) / "wandb" / "kept" / f"{time.time_ns()}-{path.name}"
+        kept = self._folder / "kept" / f"{time.time_ns()}-{path.name}"
         kept.parent.mkdir(parents=True, exist_ok=True)
         try:
             os.link(path, kept)
@@ -263,11 +207,6 @@ class WandbRun(WandbLogger, Board):
         artifact = wandb.Artifact(name, type=kind, metadata=metadata)
         artifact.add_file(str(kept.resolve()), name=path.name, policy="immutable", skip_cache=True)
         self.experiment.log_artifact(artifact, aliases=list(aliases))
-
-
-def _waits(path: Path) -> bool:
-    """Whether the file is of an offline part that `wandb sync` has not sent yet."""
-    return path.parent.name.startswith("offline-") and not path.with_name(f"{path.name}.synced").exists()
 
 
 def _shown(path: Path) -> str:

@@ -21,13 +21,13 @@ from conftest import REPOSITORY, SMALL, Run
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
+from wandb_records import recorded
 
 from pspnet_lightning.config import CONFIG_DIR
 from pspnet_lightning.config.schemas import register_schemas
 from pspnet_lightning.launch import locks
 from pspnet_lightning.launch.app import explain
 from pspnet_lightning.launch.sweep_job import differences
-from pspnet_lightning.loggers.wandb_file import RunFile, run_files
 from pspnet_lightning.runs import read_job, read_sweep
 
 TINY = [
@@ -202,11 +202,9 @@ def test_a_run_that_wandbs_agent_starts(tmp_path: Path, monkeypatch: pytest.Monk
     assert "exception" not in answer, answer
     assert agent._run_processes["run45678"].wait(timeout=200) == 0
     # The server finds the run and its score under the names that the sweep has.
-    (path,) = run_files(tmp_path / "run", "run45678") or run_files(tmp_path, "run45678")
-    records = list(RunFile(path).records())
-    run = next(record.run for record in records if record.WhichOneof("record_type") == "run")
-    assert (run.run_id, run.sweep_id) == ("run45678", "sweep123")
-    (score,) = [row["val/miou"] for row in RunFile(path).rows() if "val/miou" in row]
+    (part,) = recorded(tmp_path / "run") or recorded(tmp_path)
+    assert (part.run["run_id"], part.run["sweep_id"]) == ("run45678", "sweep123")
+    ((_, score),) = part.values("val/miou")
     job = read_job(tmp_path / "run")
     assert score == pytest.approx(job.objective, abs=1e-6)
     assert job.config["model"]["bins"] == [1, 2]
