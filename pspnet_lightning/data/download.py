@@ -1,4 +1,8 @@
-"""Downloads that the owners allow: resumed where they broke off, checked, unpacked, never done twice."""
+"""Downloads that the owners allow: resumed where they broke off, checked, unpacked, never done twice.
+
+torchvision's and pooch's downloaders begin anew after an interruption. These archives are gigabytes long, from servers
+that break off: resuming is why this file exists.
+"""
 
 from __future__ import annotations
 

@@ -5,7 +5,9 @@ SQLAlchemy 2, raises on an objective that is not a number, and begins at job 0 w
 
 The sweep's folder is the study's storage: ``trials.json`` holds what each job was given and what it answered. Trial n
 is sampled from a generator of its own, seeded by (seed, n), given the trials before it; so a sweep that was killed
-and continued asks for the same trials as one that was not.
+and continued asks for the same trials as one that was not. Optuna's own storages would do this too, but samplers
+unpickle what stands in them (``CmaEsSampler`` its state), and a sweep's folder may come from somebody else:
+``trials.json`` is numbers and words only.
 """
 
 from __future__ import annotations
