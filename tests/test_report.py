@@ -16,8 +16,8 @@ from sweep_folder import SCORES, write_run, write_sweep
 
 from pspnet_lightning.report import gather, headline, verdict, write_report
 from pspnet_lightning.report.charts import nice_ticks, whole_ticks
-from pspnet_lightning.report.tables import difference_words, job_facts, spent
-from pspnet_lightning.runs import student
+from pspnet_lightning.report.tables import comparison_words, job_facts, spent
+from pspnet_lightning.runs.differences import holm, student
 
 
 @pytest.fixture
@@ -25,18 +25,20 @@ def sweep(tmp_path: Path) -> Path:
     return write_sweep(tmp_path / "sweep")
 
 
-@pytest.mark.parametrize("freedom", [1, 2, 3, 4, 7, 30, 101])
-def test_p_values_are_scipys(freedom: int) -> None:
-    for t in (0.0, 0.1, -1.0, 2.5, 12.0):
-        assert student.p_value(t, freedom) == pytest.approx(2 * scipy.stats.t.sf(abs(t), freedom), abs=1e-12)
-    for p in (0.5, 0.05, 0.01):
-        assert student.quantile(freedom, p) == pytest.approx(scipy.stats.t.ppf(1 - p / 2, freedom), rel=1e-9)
+@pytest.mark.parametrize("freedom", [1, 2, 3.7, 30, 101])
+def test_intervals_and_p_values_are_scipys(freedom: float) -> None:
+    for mean in (0.0, 0.1, -1.0, 2.5, 12.0):
+        low, high, p = student(mean, 2.0, freedom)
+        assert p == pytest.approx(2 * scipy.stats.t.sf(abs(mean / 2), freedom), abs=1e-12)
+        assert (low, high) == pytest.approx(scipy.stats.t.interval(0.95, freedom, mean, 2.0), rel=1e-9)
+    assert student(0.0, 0.0, freedom) == (0.0, 0.0, 1.0)
+    assert student(0.1, 0.0, freedom) == (0.1, 0.1, 0.0)
 
 
 def test_holm_adjusts_as_by_hand() -> None:
-    assert student.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06], abs=1e-15)
-    assert student.holm([0.9, 0.4]) == pytest.approx([0.9, 0.8], abs=1e-15)
-    assert student.holm([]) == []
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06], abs=1e-15)
+    assert holm([0.9, 0.4]) == pytest.approx([0.9, 0.8], abs=1e-15)
+    assert holm([]) == []
 
 
 def test_settings_are_compared_with_the_papers_bins(sweep: Path) -> None:
@@ -48,26 +50,27 @@ def test_settings_are_compared_with_the_papers_bins(sweep: Path) -> None:
     # Nadeau & Bengio's variance for 3 folds: each trains on two thirds.
     error = values.std(ddof=1) * np.sqrt(1 / 3 + 1 / 2)
     p = 2 * scipy.stats.t.sf(abs(values.mean() / error), 2)
-    item, adjusted = content.differences[id(content.groups[1])]
-    assert item.p == pytest.approx(p, abs=1e-9)
-    other, _ = content.differences[id(content.groups[2])]
-    assert adjusted == pytest.approx(max(p, 2 * (other.p or 0)) if (other.p or 0) < p else 2 * p, abs=1e-9)
-    words = difference_words(content, content.groups[1])
+    item = content.comparisons[id(content.groups[1])]
+    assert item.difference.p == pytest.approx(p, abs=1e-9)
+    smaller = content.comparisons[id(content.groups[2])].difference.p or 1.0
+    assert smaller < p
+    assert item.adjusted == pytest.approx(max(p, 2 * smaller), abs=1e-9)
+    words = comparison_words(content, content.groups[1])
     half = scipy.stats.t.ppf(0.975, 2) * error
     expected = [100 * values.mean(), 100 * (values.mean() - half), 100 * (values.mean() + half)]
     assert [float(number) for number in re.findall(r"[-+][\d.]+", words.difference)] == pytest.approx(
         expected, abs=6e-3
     )
     assert words.pairs == "0 of 3"
-    assert difference_words(content, content.groups[0]).difference == "reference"
-    assert difference_words(content, content.groups[3]).difference == ""
+    assert comparison_words(content, content.groups[0]).difference == "reference"
+    assert comparison_words(content, content.groups[3]).difference == ""
 
 
 def test_the_verdict_tells_noise_from_difference(sweep: Path) -> None:
     text = " ".join(verdict(gather(sweep)))
     assert text.startswith("Recommended bins: [1,2,3,6], with the highest mean mIoU: 57.67.")
-    assert "Within the noise of the best (95 %, paired): [1]." in text
-    assert "Told from the best by more than the noise: []." in text
+    assert "[1]: 3.33 points worse than the paper's bins [1,2,3,6] [-13.22, +6.55], better in 0 of 3 pairs" in text
+    assert "not shown with 3 pairs; " in text
     assert "1 of 10 jobs have no score" in text
 
 
@@ -78,15 +81,16 @@ def test_one_run_each_says_nothing(tmp_path: Path) -> None:
     text = " ".join(verdict(content))
     assert "Recommended bins: [1]" in text
     assert "may be chance" in text
-    assert difference_words(content, content.groups[0]).p == ""
+    assert comparison_words(content, content.groups[0]).p == ""
+    assert comparison_words(content, content.groups[0]).status == "one pair of runs shows nothing"
 
 
 def test_what_is_better_than_the_papers_bins_within_noise_is_said_so(tmp_path: Path) -> None:
     for number, (bins, score) in enumerate([("[1,2,3,6]", 0.5), ("[1,2,3,6]", 0.6), ("[1]", 0.61), ("[1]", 0.55)]):
         write_run(tmp_path / str(number), [f"model.bins={bins}", f"seed={number % 2}"], [score, score])
     text = " ".join(verdict(gather(tmp_path)))
-    assert "Its difference to the paper's bins [1,2,3,6] is +3.00" in text
-    assert "within the noise. Nothing here speaks against keeping them." in text
+    assert "[1]: 3.00 points better than the paper's bins [1,2,3,6]" in text
+    assert "That it is better than the paper's bins [1,2,3,6] is not shown: nothing speaks against keeping" in text
 
 
 def test_one_pair_of_runs_is_no_proof(tmp_path: Path) -> None:
@@ -95,8 +99,8 @@ def test_one_pair_of_runs_is_no_proof(tmp_path: Path) -> None:
     ):
         write_run(tmp_path / str(number), [f"model.bins={bins}", f"seed={seed}"], [score, score])
     text = " ".join(verdict(gather(tmp_path)))
-    assert "+10.00, is of one pair of runs: it may be chance" in text
-    assert "larger than the noise" not in text
+    assert "[1]: 10.00 points better than the paper's bins [1,2,3,6], better in 1 of 1 pair: one pair of runs" in text
+    assert ": shown" not in text
 
 
 def test_a_setting_has_one_colour_in_every_chart(tmp_path: Path) -> None:
@@ -133,7 +137,8 @@ def test_other_settings_are_compared_within_their_own(tmp_path: Path) -> None:
     content = gather(tmp_path)
     assert content.name(content.groups[0]) == "bins=[1,2,3,6] lr=0.02"
     pairs = {
-        (item.group.settings["data.lr"], item.baseline.settings["data.lr"]): item.mean for item in content.to_paper
+        (item.difference.group.settings["data.lr"], item.difference.baseline.settings["data.lr"]): item.difference.mean
+        for item in content.comparisons.values()
     }
     assert pairs == {("0.01", "0.01"): pytest.approx(-0.1), ("0.02", "0.02"): pytest.approx(-0.1)}
 

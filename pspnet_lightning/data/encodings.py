@@ -70,11 +70,9 @@ class BinaryLabels:
 
 
 def sbd_labels(path: Path, spec: DataSpec) -> np.ndarray:
-    """SBD's ``cls/*.mat``: the struct GTcls with its field Segmentation. Needs scipy."""
-    try:
-        from scipy.io import loadmat
-    except ImportError as error:
-        raise ValueError(f"{str(path)!r} is a MATLAB file: reading it needs scipy; pip install scipy") from error
+    """SBD's ``cls/*.mat``: the struct GTcls with its field Segmentation."""
+    from scipy.io import loadmat  # half a second that nobody else needs
+
     with decoding(path, "label"):
         raw = loadmat(path)["GTcls"]["Segmentation"][0, 0]
     return map_label(np.asarray(raw), spec, path)

@@ -22,8 +22,9 @@ from rich.console import Console
 from pspnet_lightning.launch.app import explain, fail, shown
 from pspnet_lightning.launch.locks import lock_folder
 from pspnet_lightning.launch.sweep_job import STOPPED, continues
-from pspnet_lightning.report.outcome import outcome, recommendation, sweep_table
-from pspnet_lightning.runs import job_folders, read_sweep, swept_keys
+from pspnet_lightning.report import gather, verdict
+from pspnet_lightning.report.outcome import outcome, sweep_table
+from pspnet_lightning.runs import job_folders, swept_keys
 from pspnet_lightning.runs.json_files import write_json
 
 
@@ -93,14 +94,15 @@ def _summarise(sweep: _Sweep) -> bool:
     """Prints how the sweep went and writes sweep.json; false if a job failed or is missing."""
     folder = sweep.folder
     try:
-        jobs = read_sweep(folder)
+        content = gather(folder, mode=sweep.mode, pictures=0)
     except ValueError:
         return False  # not even one job began
-    write_json(outcome(jobs, mode=sweep.mode), folder / "sweep.json")
+    jobs = content.jobs
+    write_json(outcome(content), folder / "sweep.json")
     if any(job.finished for job in jobs) and len(jobs) > 1:
         console = Console(width=None if sys.stdout.isatty() else 140)
-        console.print(sweep_table(jobs, mode=sweep.mode))
-        print(recommendation(jobs, mode=sweep.mode) or "")
+        console.print(sweep_table(content))
+        print("\n".join(verdict(content)))
         print(f"as a page: pspnet-report {shlex.quote(shown(folder))}", flush=True)
     keys = swept_keys(jobs)
     lost = [job for job in jobs if not job.finished]

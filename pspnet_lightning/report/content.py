@@ -9,24 +9,22 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from pspnet_lightning.report.outcome import short
 from pspnet_lightning.report.pictures import PictureRow, picture_rows
 from pspnet_lightning.runs import (
     REPETITIONS,
-    Difference,
+    Comparison,
     Group,
     Job,
     against_paper,
     best_group,
+    compare,
     group_jobs,
     history,
-    paired_differences,
     read_job,
     read_sweep,
     swept_keys,
 )
 from pspnet_lightning.runs.jobs import look_up, parse_overrides, read_json
-from pspnet_lightning.runs.student import holm
 
 # Scores between 0 and 1 that are shown in per cent.
 _SHARES = ("miou", "macc", "aacc")
@@ -89,12 +87,15 @@ class Content:
     @property
     def metric_name(self) -> str:
         """ "val/miou" as "mIoU, %"."""
-        last = self.metric.rpartition("/")[2]
-        return f"{_NAMES[last]}, %" if last in _SHARES else self.metric
+        return f"{_NAMES[self.metric.rpartition('/')[2]]}, %" if self.in_percent else self.metric
+
+    @property
+    def in_percent(self) -> bool:
+        return self.metric.rpartition("/")[2] in _SHARES
 
     def scaled(self, value: float | None) -> float | None:
         """A value of the metric as it is shown: shares in per cent."""
-        return None if value is None else value * (100 if self.metric.rpartition("/")[2] in _SHARES else 1)
+        return None if value is None else value * (100 if self.in_percent else 1)
 
     @cached_property
     def keys(self) -> list[str]:
@@ -137,21 +138,18 @@ class Content:
         return best_group(self.groups, self.mode)
 
     @cached_property
-    def to_paper(self) -> list[Difference]:
-        """Each setting against the paper's bins; empty where the paper's bins were not swept, or nothing else was."""
-        return against_paper(self.groups)
+    def comparisons(self) -> dict[int, Comparison]:
+        """By ``id`` of the group: how it compares with the reference; see ``runs.compare``."""
+        return {id(item.difference.group): item for item in compare(self.groups, self.mode)}
+
+    @cached_property
+    def to_paper(self) -> bool:
+        """Whether settings are compared with the paper's bins; otherwise with the best setting."""
+        return bool(against_paper(self.groups))
 
     @property
     def reference(self) -> str:
         return "the paper's bins [1,2,3,6]" if self.to_paper else "the best setting"
-
-    @cached_property
-    def differences(self) -> dict[int, tuple[Difference, float | None]]:
-        """By ``id`` of the group: its difference to the reference, and the p value after Holm's adjustment."""
-        found = self.to_paper or (paired_differences(self.groups, self.best) if self.best else [])
-        tested = [item for item in found if item.p is not None]
-        adjusted = dict(zip(map(id, tested), holm([item.p or 0.0 for item in tested]), strict=True))
-        return {id(item.group): (item, adjusted.get(id(item))) for item in found}
 
     @cached_property
     def scored(self) -> list[Group]:
@@ -161,7 +159,7 @@ class Content:
     @cached_property
     def references(self) -> set[int]:
         """``id`` of the groups that others are compared with."""
-        return {id(item.baseline) for item, _ in self.differences.values()}
+        return {id(item.difference.baseline) for item in self.comparisons.values()}
 
     @cached_property
     def classes(self) -> list[ClassRow]:
@@ -261,6 +259,14 @@ def gather(folder: str | Path, *, metric: str | None = None, mode: str | None = 
     groups.sort(key=lambda group: (group.mean is None, sign * (group.mean or 0.0)))
     rows = picture_rows(groups, pictures)
     return Content(folder, tuple(jobs), tuple(groups), metric or jobs[0].objective_name, mode, single, tuple(rows))
+
+
+def short(setting: str) -> str:
+    """A long decimal fraction at four digits: what a sampler drew is nothing to read."""
+    try:
+        return f"{float(setting):.4g}" if len(setting) > 8 else setting
+    except ValueError:
+        return setting
 
 
 def _plain(value: object) -> str:

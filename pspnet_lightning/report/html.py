@@ -13,8 +13,8 @@ from PIL import Image
 
 from pspnet_lightning.report.charts import colour_of, line_chart, strip
 from pspnet_lightning.report.content import Content, Series
-from pspnet_lightning.report.tables import difference_words, gigabytes, job_facts, spent
-from pspnet_lightning.report.verdict import headline, shown, verdict
+from pspnet_lightning.report.tables import comparison_words, gigabytes, job_facts, spent
+from pspnet_lightning.report.verdict import headline, method, shown, verdict
 from pspnet_lightning.runs import Group
 
 # Points of IoU at which the heat map's colour is full, at least: smaller ranges are noise, and should look like it.
@@ -44,7 +44,8 @@ def html_report(content: Content) -> str:
         pictures=_pictures(content),
         picture_classes=_picture_classes(content),
         score=lambda value: shown(content, value),
-        difference=lambda group: difference_words(content, group),
+        comparison=lambda group: comparison_words(content, group),
+        method=method(content),
         facts=lambda job: job_facts(content, job),
         spent=spent,
         gigabytes=gigabytes,
@@ -133,10 +134,10 @@ def _heat(content: Content) -> list[dict[str, Any]]:
 
 
 def _reference_column(content: Content, group: Group) -> int | None:
-    found = content.differences.get(id(group))
+    found = content.comparisons.get(id(group))
     if found is None:
         return None
-    return next(index for index, other in enumerate(content.scored) if other is found[0].baseline)
+    return next(index for index, other in enumerate(content.scored) if other is found.difference.baseline)
 
 
 def _tint(colour: tuple[int, int, int], share: float) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pspnet_lightning.report.content import Content
-from pspnet_lightning.report.tables import difference_words, gigabytes, job_facts, spent
-from pspnet_lightning.report.verdict import headline, shown, verdict
+from pspnet_lightning.report.tables import comparison_words, gigabytes, job_facts, spent
+from pspnet_lightning.report.verdict import headline, method, shown, verdict
 
 
 def markdown_report(content: Content) -> str:
@@ -35,22 +35,19 @@ def _results(content: Content) -> str:
     several = len(content.repetitions) > 1
     heads = [", ".join(content.keys) or "run", *map(content.repetition_name, content.repetitions)]
     heads += ["mean", "std", "n"] if several else []
-    heads += ["difference, 95 %", "better", "p"] if content.differences else []
+    heads += ["difference, 95 %", "better", "p (Holm)", "shown"] if content.comparisons else []
     rows = []
     for group in content.groups:
         values = group.by_repetition()
         row = [content.name(group), *(shown(content, values.get(key)) for key in content.repetitions)]
         row += [shown(content, group.mean), shown(content, group.std), str(group.n)] if several else []
-        if content.differences:
-            words = difference_words(content, group)
-            row += [words.difference, words.pairs, words.p]
+        if content.comparisons:
+            words = comparison_words(content, group)
+            row += [words.difference, words.pairs, words.p, words.status]
         rows.append(row)
     note = f"{content.metric_name} of the best checkpoint."
-    if content.differences:
-        note += (
-            f" Differences are to {content.reference}, paired over seeds and folds (Student's t, between folds "
-            f"corrected after Nadeau & Bengio 2003); p in brackets: after Holm."
-        )
+    if content.comparisons:
+        note += f" {method(content)}"
     return f"{table(heads, rows)}\n\n{note}"
 
 

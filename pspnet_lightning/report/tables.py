@@ -8,36 +8,28 @@ import statistics
 from dataclasses import dataclass
 
 from pspnet_lightning.report.content import Content
-from pspnet_lightning.report.verdict import difference
+from pspnet_lightning.report.verdict import difference, p_value, status
 from pspnet_lightning.runs import Group, Job, history
 
 
 @dataclass(frozen=True)
-class Differences:
-    """A setting's comparison in words: the difference with its interval, pairs won, p value."""
+class ComparisonWords:
+    """A setting's comparison in words: the difference with its interval, pairs won, p value, whether it is shown."""
 
     difference: str
     pairs: str
     p: str
+    status: str
 
 
-def difference_words(content: Content, group: Group) -> Differences:
+def comparison_words(content: Content, group: Group) -> ComparisonWords:
     """Empty words where there is nothing to compare."""
-    if id(group) in content.references and id(group) not in content.differences:
-        return Differences("reference", "", "")
-    found = content.differences.get(id(group))
+    found = content.comparisons.get(id(group))
     if found is None:
-        return Differences("", "", "")
-    item, adjusted = found
-    p = "" if item.p is None else _p(item.p)
-    if adjusted is not None and item.p is not None and adjusted > item.p:
-        p += f" ({_p(adjusted)})"
-    better = item.wins if content.mode == "max" else sum(value < 0 for value in item.values)
-    return Differences(difference(content, item), f"{better} of {item.n}", p)
-
-
-def _p(value: float) -> str:
-    return f"{value:.3f}" if value >= 0.001 else "< 0.001"
+        return ComparisonWords("reference" if id(group) in content.references else "", "", "", "")
+    item = found.difference
+    p = "" if found.adjusted is None else p_value(found.adjusted)
+    return ComparisonWords(difference(content, item), f"{item.wins(content.mode)} of {item.n}", p, status(found))
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,12 @@
-"""Groups of jobs over seeds and folds: mean, standard deviation, and paired differences."""
+"""Groups of jobs over seeds and folds: mean and standard deviation; see ``differences`` for how they compare."""
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pspnet_lightning.runs import student
-from pspnet_lightning.runs.jobs import Job, finite, look_up
+from pspnet_lightning.runs.jobs import Job
 
 PAPER_BINS = "[1,2,3,6]"
 # Repetitions of one setting: they are averaged over, never compared with each other.
@@ -56,44 +54,6 @@ class Group:
         return {key: statistics.fmean(values) for key, values in found.items()}
 
 
-@dataclass(frozen=True)
-class Difference:
-    """One group minus another over the seeds and folds that both have finished.
-
-    ``values`` are the pairs' differences. ``low`` and ``high`` bound their mean at 95 % and ``p`` is its two-sided p
-    value (Student's t); None for fewer than two pairs.
-    """
-
-    group: Group
-    baseline: Group
-    values: tuple[float, ...]
-    low: float | None
-    high: float | None
-    p: float | None
-
-    @property
-    def n(self) -> int:
-        return len(self.values)
-
-    @property
-    def mean(self) -> float:
-        return statistics.fmean(self.values)
-
-    @property
-    def std(self) -> float | None:
-        return statistics.stdev(self.values) if self.n > 1 else None
-
-    @property
-    def wins(self) -> int:
-        """Pairs in which the group's value is the larger."""
-        return sum(value > 0 for value in self.values)
-
-    @property
-    def within_noise(self) -> bool:
-        """There is an interval, and it holds 0."""
-        return self.low is not None and self.high is not None and self.low <= 0 <= self.high
-
-
 def swept_keys(jobs: Sequence[Job]) -> list[str]:
     """The keys of the command line in which the jobs differ, seed and fold included, in their order there."""
     keys = dict.fromkeys(key for job in jobs for key in job.overrides)
@@ -118,46 +78,3 @@ def best_group(groups: Sequence[Group], mode: str = "max") -> Group | None:
     candidates = [group for group in groups if group.n == most and group.mean is not None]
     sign = -1 if mode == "min" else 1
     return max(candidates, key=lambda group: sign * (group.mean or 0.0), default=None)
-
-
-def paired_differences(groups: Sequence[Group], baseline: Group) -> list[Difference]:
-    """Each other group minus ``baseline``, over the (seed, fold) that both have finished; groups without one left out.
-
-    Runs of the same seed and fold share their images and their order, so that their difference varies less than they
-    do. Between the folds of a cross-validation, whose training sets overlap, the variance of the mean is corrected by
-    Nadeau & Bengio (2003): s^2 (1/n + 1/(folds - 1)) in place of s^2 / n.
-    """
-    reference = baseline.by_repetition()
-    found = []
-    for group in groups:
-        own = group.by_repetition()
-        pairs = [key for key in own if key in reference]
-        if group is baseline or not pairs:
-            continue
-        values = tuple(own[key] - reference[key] for key in pairs)
-        n, mean = len(values), statistics.fmean(values)
-        low = high = p = None
-        if n > 1:
-            error = statistics.stdev(values) * math.sqrt(1 / n + _overlap(group, pairs))
-            half = student.quantile(n - 1) * error
-            low, high = mean - half, mean + half
-            p = 1.0 if mean == 0 else student.p_value(mean / error if error else math.inf, n - 1)
-        found.append(Difference(group, baseline, values, low, high, p))
-    return found
-
-
-def against_paper(groups: Sequence[Group], bins: str = PAPER_BINS) -> list[Difference]:
-    """Each group minus the one of the paper's bins whose other settings are the same; groups without one left out."""
-    found = []
-    for group in groups:
-        if "model.bins" not in group.settings or group.settings["model.bins"] == bins:
-            continue
-        partner = {**group.settings, "model.bins": bins}
-        found += [item for other in groups if other.settings == partner for item in paired_differences([group], other)]
-    return found
-
-
-def _overlap(group: Group, pairs: Sequence[tuple[str, ...]]) -> float:
-    folds = finite(look_up(group.jobs[0].config, "data.folds"))
-    fold = REPETITIONS.index("data.fold")
-    return 1 / (folds - 1) if folds and folds > 1 and len({pair[fold] for pair in pairs}) > 1 else 0.0

@@ -356,10 +356,10 @@ def test_folds_and_seeds_are_averaged_in_the_table(command: Run, tmp_path: Path)
     assert None not in values
     means = {"[]": sum(values[:2]) / 2, "[1]": sum(values[2:]) / 2}
     for bins, mean in means.items():
-        assert re.search(rf"{re.escape(bins)} +│ +2 │ +{mean:.4f} │", result.stdout)
+        assert re.search(rf"{re.escape(bins)} +│ +2 │ +{100 * mean:.2f} │", result.stdout)
     best = max(means, key=lambda key: means[key])
     assert re.search(
-        rf"best: model\.bins={re.escape(best)} +\(val/miou {means[best]:.4f} ± 0\.\d{{4}}, n = 2\)", result.stdout
+        rf"Recommended bins: {re.escape(best)}, with the highest mean mIoU: {100 * means[best]:.2f}\.", result.stdout
     )
 
 

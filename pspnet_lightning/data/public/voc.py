@@ -49,7 +49,7 @@ def voc2012_aug(split: str, *, root: str, sbd_root: str | None = None, download:
 
     Labels from ``SegmentationClassAug/*.png`` in the VOC folder where it exists, with its list
     ``ImageSets/Segmentation/trainaug.txt`` or else by the rule below; otherwise from SBD's own
-    ``dataset/cls/*.mat`` in ``sbd_root`` (default: ``root``; needs scipy). The rule: all that VOC's train or
+    ``dataset/cls/*.mat`` in ``sbd_root`` (default: ``root``). The rule: all that VOC's train or
     SBD's train and val name, without VOC's val. VOC's own annotation is taken where there is one. The test split is
     VOC's.
     """
