@@ -1,16 +1,26 @@
-"""The README's map is the package's."""
+"""The README's map is the package's, and its links lead somewhere."""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
+import pytest
 from conftest import REPOSITORY
+
+PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
 
 
 def test_the_map_names_every_room() -> None:
-    tree = re.search(r"## The tree\n(.*?)\n## ", (REPOSITORY / "README.md").read_text(), re.DOTALL)
-    assert tree is not None
-    package = tree[1][tree[1].index("    pspnet_lightning/") :]
-    named = re.findall(r"^      (\w+)/ ", package, re.MULTILINE)
+    text = (REPOSITORY / "README.md").read_text()
+    package = text[text.index("    pspnet_lightning/ ") : text.index("    conf/ ")]
+    named = re.findall(r"(\w+)/(?= |$)", "\n".join(line[:46] for line in package.splitlines()[1:]), re.MULTILINE)
     rooms = [path.parent.name for path in (REPOSITORY / "pspnet_lightning").glob("*/__init__.py")]
     assert sorted(named) == sorted(rooms)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files_that_are_there(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if not target.startswith(("http", "#", "mailto:")):
+            assert (page.parent / target.partition("#")[0]).exists(), target

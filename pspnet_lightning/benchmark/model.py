@@ -3,30 +3,7 @@
 Every ratio is of times from the same round, in which all ways run in turn; the reference is the concatenation in NCHW
 float32 with the up-sampling of all logits and the maximum over classes, as the official code has it.
 
-What each step brought (2 cores of an AMD EPYC with avx512_bf16, torch 2.14.1, PSPNet-50, 473 x 473, 150 classes):
-labels from the heads' resolution in parts 33 ms instead of 90, loss and gradient in parts 193 ms instead of 934 for
-one head and two images, both in prototypes (no page of a full-size tensor is asked of the system); the large 3x3
-convolutions and both their gradients by Winograd's F(3x3, 3x3): in a training step of two images the head's 0.9 s
-instead of 2.2, stage 4's 0.26 instead of 0.47 each, stage 3's 0.07 instead of 0.12 each; in a label map the head's
-145 ms instead of 328, where F(2x2, 3x3) with weights transformed beforehand took 195.
-
-What was tried and left:
-- inductor over the folded network, frozen: 1246 ms beside the 1038 ms of the prepared one, 36 s to compile. An option.
-- Folding BatchNorm alone: 1359 ms instead of 1371. It stays, as the convolutions' bias comes with it.
-- Weights transformed for F(3x3, 3x3) beforehand: 2 % of a label map, for 223 MB more.
-- F(4x4, 3x3), not built: at 60 x 60 19 % fewer products with dilation 1, 8 % with 2 and 4; 1.2 times the error at the
-  points 0, 1, -1, 2, -1/2, 1.8 times at 0, 1, -1, 2, -2.
-- oneDNN's convolutions with the addition and ReLU inside, weights packed: all 1x1 ones of a label map with the
-  shortcut's addition 427 ms instead of 431, with ReLU 403 instead of 414; torch.addmm onto the shortcut 482.
-- Winograd as one F.conv2d of a kernel of 1 for each tap instead of a batched product: 140 instead of 185 GFLOP/s.
-- Several images in one pass: 1105, 1147 and 1193 ms an image by 1, 2 and 4, prepared, float32; not prepared, windows by
-  4 took 22.2 s, 0.82 of the reference's speed, where 8 times a single pass would be 12. So the sliding window goes
-  image by image on a CPU.
-- Winograd for 64 channels: up to 1.3 times slower; in bfloat16 for all layers: 2.2 times the error of each.
-- The gradient of cross-entropy by hand in parts: 143 instead of 193 ms, but then only of that loss.
-- Memory that malloc does not give back (MALLOC_TRIM_THRESHOLD_, MALLOC_MMAP_THRESHOLD_ of 4 GB): the plain loss 420 ms
-  instead of 934, in parts 120 instead of 193. Any run may set it; it is no library's to decide.
-- Transparent huge pages (THP_MEM_ALLOC_ENABLE=1): in parts 115 ms at best, 330 ms at worst.
+What each step brought, and what was tried and left, stands in ``docs/negative-results.md``.
 """
 
 from __future__ import annotations
