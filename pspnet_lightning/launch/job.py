@@ -10,10 +10,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from enum import Enum
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import lightning as L
 import torch
@@ -21,7 +23,8 @@ import torch.distributed as dist
 from hydra.core.hydra_config import HydraConfig
 from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from pspnet_lightning.launch.app import USER_ERRORS
 from pspnet_lightning.launch.rank_processes import RankProcesses
@@ -121,7 +124,7 @@ class Job:
             "config": config,
             # Resolved here: its interpolations lead into the job's config, and what a rank made of ${now:...} or of
             # ${run_name:...} would be another folder.
-            "hydra": OmegaConf.to_container(cast(DictConfig, HydraConfig.get()), resolve=True),
+            "hydra": _resolved(HydraConfig.get()),
             "full": os.environ.get("PSPNET_FULL_ERROR") == "1",
         }
         self._orders = OmegaConf.to_yaml(OmegaConf.create(orders))
@@ -241,6 +244,19 @@ class Job:
         failure = self._failure() or self._reported()
         if failure is not None and standing.orders is None:
             raise RankFailure(failure) from error
+
+
+def _resolved(node: Any) -> Any:
+    """Plain values; what cannot be resolved is left out: a single run has no number among the jobs of a sweep."""
+    if isinstance(node, DictConfig):
+        found = {}
+        for key in node:
+            with suppress(OmegaConfBaseException):
+                found[key] = _resolved(node[key])
+        return found
+    if isinstance(node, ListConfig):
+        return [_resolved(value) for value in node]
+    return node.name if isinstance(node, Enum) else node
 
 
 class _Launcher(_SubprocessScriptLauncher):
