@@ -32,7 +32,7 @@ def conv3x3(inputs: int, outputs: int, *, stride: int = 1, dilation: int = 1) ->
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut (ResNet-18 and 34)."""
+    """Two 3x3 convolutions and a shortcut (ResNet-18 and 34); ``every``: the second is dilated too."""
 
     expansion = 1
 
@@ -44,13 +44,13 @@ class BasicBlock(nn.Module):
         dilation: int,
         downsample: nn.Module | None,
         stride_on: str,
+        every: bool,
     ) -> None:
         super().__init__()
         self.conv1 = conv3x3(inputs, planes, stride=stride, dilation=dilation)
         self.bn1 = nn.BatchNorm2d(planes)
         self.relu = nn.ReLU(inplace=True)
-        # Both convolutions of the first block of a "first_previous" stage keep the previous rate, as in mmseg.
-        self.conv2 = conv3x3(planes, planes, dilation=dilation)
+        self.conv2 = conv3x3(planes, planes, dilation=dilation if every else 1)
         self.bn2 = nn.BatchNorm2d(planes)
         self.downsample = downsample
 
@@ -76,6 +76,7 @@ class Bottleneck(nn.Module):
         dilation: int,
         downsample: nn.Module | None,
         stride_on: str,
+        every: bool,
     ) -> None:
         super().__init__()
         first, second = (1, stride) if stride_on == "3x3" else (stride, 1)
@@ -110,7 +111,8 @@ class ResNet(nn.Module):
         width: channels of stage 1 before expansion; 64 in all published networks.
         output_stride: 8, 16 or 32: of stage 4, relative to the input.
         dilation: "every": all 3x3 of a dilated stage have its rate (official semseg); "first_previous": the
-            first block keeps the rate of the stage before (torchvision, mmseg).
+            first block keeps the rate of the stage before (torchvision, mmseg), and of the two 3x3 of a
+            ResNet-18 or 34's block only the first is dilated (mmseg; torchvision dilates none of them).
         stride_on: where a bottleneck strides: its "3x3" (PyTorch) or its first "1x1" (Caffe).
 
     Raises ValueError for any value outside these.
@@ -187,9 +189,10 @@ class ResNet(nn.Module):
             downsample = nn.Sequential(
                 nn.Conv2d(self._inputs, outputs, 1, stride=stride, bias=False), nn.BatchNorm2d(outputs)
             )
-        stage = [self._block(self._inputs, planes, stride, first_rate, downsample, self._stride_on)]
+        options = self._stride_on, self._dilation == "every"
+        stage = [self._block(self._inputs, planes, stride, first_rate, downsample, *options)]
         self._inputs = outputs
-        stage += [self._block(outputs, planes, 1, self._rate, None, self._stride_on) for _ in range(1, blocks)]
+        stage += [self._block(outputs, planes, 1, self._rate, None, *options) for _ in range(1, blocks)]
         return nn.Sequential(*stage)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -49,6 +49,16 @@ def test_the_official_pattern_dilates_every_block() -> None:
     assert rates("first_previous") == [1] + [2] * 5 + [2] + [4] * 2
 
 
+def test_of_a_basic_block_mmseg_dilates_the_first_convolution_only() -> None:
+    def rates(dilation: str) -> list[tuple[int, int]]:
+        network = ResNet(18, dilation=dilation)
+        blocks = (*network.layer3, *network.layer4)
+        return [(block.conv1.dilation[0], block.conv2.dilation[0]) for block in blocks]
+
+    assert rates("every") == [(2, 2), (2, 2), (4, 4), (4, 4)]
+    assert rates("first_previous") == [(1, 1), (2, 1), (2, 1), (4, 1)]
+
+
 def test_stride_on_the_first_convolution_is_caffes() -> None:
     network = ResNet(50, stride_on="1x1")
     assert (network.layer2[0].conv1.stride, network.layer2[0].conv2.stride) == ((2, 2), (1, 1))
