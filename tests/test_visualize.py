@@ -32,12 +32,13 @@ def spec(count: int) -> DataSpec:
 
 
 def test_colours() -> None:
-    assert default_palette(4) == ((0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0))
+    assert default_palette(2) == ((0, 120, 180), (255, 120, 15))
     label = np.array([[0, 1], [2, 255]])
-    assert colorize(label, spec(3).palette).tolist() == [[[0, 0, 0], [128, 0, 0]], [[0, 128, 0], [0, 0, 0]]]
+    palette = ((0, 0, 0), (128, 0, 0), (0, 128, 0))
+    assert colorize(label, palette).tolist() == [[[0, 0, 0], [128, 0, 0]], [[0, 128, 0], [0, 0, 0]]]
     image = np.full((2, 2, 3), 100, np.uint8)
-    assert overlay(image, label, spec(3).palette)[0, 1].tolist() == [114, 50, 50]
-    assert overlay(image, label, spec(3).palette)[1, 1].tolist() == [100, 100, 100]  # ignored: untouched
+    assert overlay(image, label, palette)[0, 1].tolist() == [114, 50, 50]
+    assert overlay(image, label, palette)[1, 1].tolist() == [100, 100, 100]  # ignored: untouched
     errors = error_map(np.array([[0, 0], [2, 1]]), label)
     assert errors[0, 0].min() > 200
     assert errors[0, 1].tolist() == [214, 40, 40]

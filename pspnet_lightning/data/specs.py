@@ -121,18 +121,13 @@ def as_palette(colours: Sequence[Sequence[int]]) -> tuple[Colour, ...]:
 
 
 def default_palette(count: int) -> tuple[Colour, ...]:
-    """PASCAL VOC's colours: the bits of label k, spread over the three channels from the highest bit down."""
-    colours = []
-    for label in range(count):
-        red = green = blue = 0
-        rest, bit = label, 7
-        while rest:
-            red |= (rest & 1) << bit
-            green |= (rest >> 1 & 1) << bit
-            blue |= (rest >> 2 & 1) << bit
-            rest, bit = rest >> 3, bit - 1
-        colours.append((red, green, blue))
-    return tuple(colours)
+    """The first ``count`` of 256 colours that people with any colour vision tell apart; none is black or white.
+
+    Each is the one farthest from those before it, in CIE L*a*b*, for trichromats and for protan-, deutan- and
+    tritanopes as simulated by Machado et al. 2009. Smallest distances: 28 among 8 classes, 19 among 16, 16 among 24.
+    """
+    lines = (resources.files(__package__) / "classes" / "default_colours.txt").read_text().splitlines()
+    return as_palette([[int(value) for value in line.split()] for line in lines[:count]])
 
 
 def known_classes(name: str) -> tuple[tuple[str, ...], tuple[Colour, ...]]:
