@@ -15,7 +15,10 @@ class ExponentialMovingAverage(WeightAveraging):
     (1 - decay) * weights``, which rounds what never changes a little further from it at every step: the normalisation's
     mean and deviation, which are in no checkpoint. ``device="cpu"`` saves the accelerator's memory.
 
-    Raises ValueError for a decay outside 0..1.
+    Up to and with the step ``first_step``, counted from 0, the average is the weights themselves, so that a validation
+    before it sees the network in training and not the one that training began with.
+
+    Raises ValueError for a decay outside 0..1, ``every_n_steps`` below 1 and ``first_step`` below 0.
     """
 
     def __init__(
@@ -30,6 +33,8 @@ class ExponentialMovingAverage(WeightAveraging):
             raise ValueError(f"callbacks.ema.decay={decay} must lie in 0..1")
         if every_n_steps < 1:
             raise ValueError(f"callbacks.ema.every_n_steps={every_n_steps} must be at least 1")
+        if first_step < 0:
+            raise ValueError(f"callbacks.ema.first_step={first_step} must be at least 0")
         super().__init__(
             device=None if device is None else torch.device(device), multi_avg_fn=get_ema_multi_avg_fn(decay)
         )
@@ -37,4 +42,10 @@ class ExponentialMovingAverage(WeightAveraging):
         self.first_step = first_step
 
     def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
-        return step_idx is not None and step_idx >= self.first_step and step_idx % self.every_n_steps == 0
+        if step_idx is None:
+            return False
+        if step_idx <= self.first_step:
+            assert self._average_model is not None
+            self._average_model.n_averaged.zero_()  # AveragedModel copies what it is given first
+            return True
+        return step_idx % self.every_n_steps == 0

@@ -42,13 +42,21 @@ def test_formula() -> None:
     assert averages[2:] == pytest.approx([1, 1, 1.1], abs=1e-6)
 
 
+def test_before_the_first_step_the_average_is_the_weights() -> None:
+    averages, _ = averaged(ExponentialMovingAverage(0.9, first_step=2), [5, 7, 3, 4, 4])
+    assert averages == pytest.approx([5, 7, 3, 3.1, 3.19], abs=1e-6)
+    averages, _ = averaged(ExponentialMovingAverage(0.9, every_n_steps=3, first_step=1), [5, 7, 3, 4, 4])
+    assert averages == pytest.approx([5, 7, 7, 6.7, 6.7], abs=1e-6)
+
+
 def test_what_never_changes_is_not_rounded_away() -> None:
     _, std = averaged(ExponentialMovingAverage(0.999), [1.0] * 200)
     assert std.tolist() == torch.tensor([58.395, 57.12, 57.375]).tolist()
 
 
 @pytest.mark.parametrize(
-    ("options", "message"), [({"decay": 1.5}, "decay=1.5 must"), ({"every_n_steps": 0}, "n_steps=0")]
+    ("options", "message"),
+    [({"decay": 1.5}, "decay=1.5 must"), ({"every_n_steps": 0}, "n_steps=0"), ({"first_step": -1}, "step=-1")],
 )
 def test_arguments(options: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
