@@ -77,7 +77,7 @@ class Subjects:
             # Here, because the processes that measure memory start in half the time without it.
             from pspnet_lightning.runs.checkpoint import load
 
-            module = load(cfg["checkpoint"])
+            module = load(cfg["checkpoint"], trust=cfg.get("trust") or ())
             self.mean, self.std = (module.get_buffer(name).flatten().tolist() for name in ("mean", "std"))
             assert isinstance(module.model, PSPNet)
             self.network = restore_convolutions(module.model).to(device)

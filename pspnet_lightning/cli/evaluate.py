@@ -16,12 +16,13 @@ from omegaconf import DictConfig, OmegaConf
 from pspnet_lightning.callbacks import EvaluationReport, SavePredictions, progress_bar
 from pspnet_lightning.config import as_plain, build, build_eval_data, nearest
 from pspnet_lightning.config.evaluation import build_protocol, sha256_of, shown_protocol
+from pspnet_lightning.config.trusted import StoredConfig
 from pspnet_lightning.data import DataSpec
 from pspnet_lightning.data.submission import prediction_files
 from pspnet_lightning.launch.app import shown
 from pspnet_lightning.launch.job import Job
 from pspnet_lightning.launch.ranks import match_devices, start
-from pspnet_lightning.runs.checkpoint import read_checkpoint, rebuild, spec_of
+from pspnet_lightning.runs.checkpoint import rebuild, spec_of, stored_config
 from pspnet_lightning.terminal import animated
 from pspnet_lightning.training.datamodule import SegmentationDataModule
 
@@ -48,8 +49,7 @@ def _evaluate(cfg: DictConfig, job: Job) -> float:
     if cfg.split not in _METHODS:
         raise ValueError(f"split={cfg.split!r} is not a split to evaluate; {nearest(cfg.split, _METHODS)}")
     folder = Path(HydraConfig.get().runtime.output_dir)
-    content = read_checkpoint(cfg.checkpoint)
-    config = content["pspnet_lightning"]["config"]
+    config, content = stored_config(cfg.checkpoint, cfg.trust)
     trained = spec_of(content)
     data = _data(cfg, config, trained)
     split = data.split(cfg.split)
@@ -61,7 +61,7 @@ def _evaluate(cfg: DictConfig, job: Job) -> float:
         )
     # The other data set's classes by name and colour; what the network was trained on stays as it is.
     spec = replace(split.spec, mean=trained.mean, std=trained.std)
-    module = rebuild(content, cfg.checkpoint, model=_model_overrides(cfg), spec=spec).prepare_for_inference()
+    module = rebuild(config, content, cfg.checkpoint, model=_model_overrides(cfg), spec=spec).prepare_for_inference()
     protocol = build_protocol(cfg.evaluation, config, spec.name)
     module.protocol = None if protocol.is_one_pass else protocol
     record = {
@@ -101,10 +101,10 @@ def _evaluate(cfg: DictConfig, job: Job) -> float:
     return float(result.miou)
 
 
-def _data(cfg: DictConfig, config: dict[str, Any], trained: DataSpec) -> SegmentationDataModule:
+def _data(cfg: DictConfig, config: StoredConfig, trained: DataSpec) -> SegmentationDataModule:
     chosen = HydraConfig.get().runtime.choices.get("data")
-    node = as_plain(cfg.data) if chosen else {**config["data"], **as_plain(cfg.data)}
-    return build_eval_data(node, trained, seed=config["seed"])
+    node = as_plain(cfg.data) if chosen else {**config.node("data"), **as_plain(cfg.data)}
+    return build_eval_data(node, trained, seed=config.get("seed", 0))
 
 
 def _model_overrides(cfg: DictConfig) -> dict[str, Any]:

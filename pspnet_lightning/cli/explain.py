@@ -18,6 +18,8 @@ from rich.console import Console
 from torch import Tensor
 
 from pspnet_lightning.config import as_plain, build_eval_data, nearest
+from pspnet_lightning.config.evaluation import trained_bands
+from pspnet_lightning.config.trusted import StoredConfig
 from pspnet_lightning.data import DataSpec, SegmentationDataset, sample_indices
 from pspnet_lightning.data.description import image_reader
 from pspnet_lightning.explain import (
@@ -32,7 +34,7 @@ from pspnet_lightning.explain.contributions import Baseline, Explanation, explai
 from pspnet_lightning.explain.receptive_field import effective_receptive_fields, theoretical_receptive_field
 from pspnet_lightning.launch.app import run, track
 from pspnet_lightning.models import PSPNet
-from pspnet_lightning.runs.checkpoint import read_checkpoint, rebuild, spec_of
+from pspnet_lightning.runs.checkpoint import rebuild, spec_of, stored_config
 from pspnet_lightning.runs.json_files import write_json
 from pspnet_lightning.training.module import SegmentationModule
 
@@ -65,16 +67,15 @@ def explain_checkpoint(cfg: DictConfig) -> None:
         if cfg[key] not in allowed:
             raise ValueError(f"{key}={cfg[key]!r} is not known; {nearest(str(cfg[key]), allowed)}")
     folder = Path(cfg.output)
-    content = read_checkpoint(cfg.checkpoint)
+    config, content = stored_config(cfg.checkpoint, cfg.trust)
     spec = spec_of(content)
-    module = rebuild(content, cfg.checkpoint).to(_device(cfg.device))
+    module = rebuild(config, content, cfg.checkpoint).to(_device(cfg.device))
     model = module.model
     assert isinstance(model, PSPNet)
     data: SegmentationDataset | None = None
     if cfg.input is None or cfg.baseline == "mean":
-        data = _split(cfg, content["pspnet_lightning"]["config"], spec)
-    bands = content["pspnet_lightning"]["config"]["data"].get("bands")
-    pictures = _Files(str(cfg.input), spec, bands) if cfg.input is not None else _Split(data, cfg.limit)
+        data = _split(cfg, config, spec)
+    pictures = _Files(str(cfg.input), spec, trained_bands(config)) if cfg.input is not None else _Split(data, cfg.limit)
     baseline = _baseline(cfg, module, model, data)
 
     study = ContextStudy(source_names(model.head), spec.num_classes, ignore_index=spec.ignore_index)
@@ -109,10 +110,10 @@ def explain_checkpoint(cfg: DictConfig) -> None:
 _BASELINE_TEXT = {"mean": "its mean over the {} split", "zero": "zero"}
 
 
-def _split(cfg: DictConfig, config: dict[str, Any], spec: DataSpec) -> SegmentationDataset:
-    node = {**config["data"], **as_plain(cfg.data)}
+def _split(cfg: DictConfig, config: StoredConfig, spec: DataSpec) -> SegmentationDataset:
+    node = {**config.node("data"), **as_plain(cfg.data)}
     try:
-        data = build_eval_data(node, spec, seed=config["seed"]).split(cfg.split)
+        data = build_eval_data(node, spec, seed=config.get("seed", 0)).split(cfg.split)
     except (ValueError, OSError) as error:
         if cfg.input is None:
             raise
@@ -233,7 +234,7 @@ class _Split(Sequence[_Picture]):
 class _Files(Sequence[_Picture]):
     """The images that ``input`` names: a file, the images of a folder, or a pattern."""
 
-    def __init__(self, wanted: str, spec: DataSpec, bands: Any) -> None:
+    def __init__(self, wanted: str, spec: DataSpec, bands: list[int] | None) -> None:
         path = Path(wanted)
         if path.is_dir():
             found = sorted(file for file in path.iterdir() if file.suffix.lower() in _SUFFIXES)
@@ -245,8 +246,7 @@ class _Files(Sequence[_Picture]):
         slugs = [_slug(file.stem) for file in self.files]
         # Two folders may have images of one name, and so may two formats.
         self.slugs = slugs if len(set(slugs)) == len(slugs) else [_slug(str(file)) for file in self.files]
-        # Of Potsdam the key names a set of files.
-        self.read = image_reader(len(spec.mean), bands if isinstance(bands, list) else None)
+        self.read = image_reader(len(spec.mean), bands)
 
     def __len__(self) -> int:
         return len(self.files)

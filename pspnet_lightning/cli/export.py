@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+import yaml
+from omegaconf import DictConfig
 from rich.console import Console
 
 from pspnet_lightning import __version__
@@ -20,7 +21,7 @@ from pspnet_lightning.config import nearest
 from pspnet_lightning.export import FORMATS, SUFFIXES, ExportableProgram, quantize, write_program, write_weights
 from pspnet_lightning.launch.app import run
 from pspnet_lightning.models import PSPNet, fold_batchnorm
-from pspnet_lightning.runs.checkpoint import load, spec_of_module
+from pspnet_lightning.runs.checkpoint import rebuild, spec_of_module, stored_config
 from pspnet_lightning.terminal import animated
 from pspnet_lightning.training.module import SegmentationModule
 
@@ -43,7 +44,8 @@ def export(cfg: DictConfig) -> None:
     image_type = _image_type(cfg)
     _check_precision(cfg)
     fold = cfg.format != "safetensors" if cfg.fold is None else cfg.fold
-    module = load(cfg.checkpoint)
+    config, content = stored_config(cfg.checkpoint, cfg.trust)
+    module = rebuild(config, content, cfg.checkpoint)
     model = module.model
     assert isinstance(model, PSPNet)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -58,10 +60,10 @@ def export(cfg: DictConfig) -> None:
                 _write_program(cfg, module, fold_batchnorm(model) if fold else model, part, image_type, metadata)
         if cfg.precision == "int8":
             exact = part.rename(part.with_name("float32.onnx"))
-            images = images_of(cfg, module, "train", cfg.calibration, image_type)
+            images = images_of(cfg, config, module, "train", cfg.calibration, image_type)
             with _working(f"calibrating with {cfg.calibration} training images"):
                 quantize(exact, part, images)
-        check_file(cfg, module, model, part, image_type, metadata)
+        check_file(cfg, config, module, model, part, image_type, metadata)
         size = part.stat().st_size
         with open(part, "rb") as file:
             os.fsync(file.fileno())
@@ -144,7 +146,7 @@ def _metadata(
             "output": "labels (N, H, W), uint8" if cfg.labels else "logits (N, K, H, W), float32",
             "smallest_side": smallest_side(model),
         }
-    description = OmegaConf.to_yaml(OmegaConf.create(module.description))
+    description = yaml.safe_dump(module.description, sort_keys=False, allow_unicode=True)
     return {**{key: json.dumps(value) for key, value in content.items()}, "description": description}
 
 

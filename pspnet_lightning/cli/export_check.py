@@ -13,7 +13,9 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from pspnet_lightning.config import as_plain, build_source
+from pspnet_lightning.config.trusted import StoredConfig
 from pspnet_lightning.data import sample_indices
+from pspnet_lightning.data.transforms import as_size
 from pspnet_lightning.export import (
     AGREEMENT_INT8,
     TOLERANCE,
@@ -32,6 +34,7 @@ from pspnet_lightning.training.module import SegmentationModule
 
 def check_file(
     cfg: DictConfig,
+    config: StoredConfig,
     module: SegmentationModule,
     model: PSPNet,
     path: Path,
@@ -42,12 +45,12 @@ def check_file(
     spec = spec_of_module(module)
     program: Callable[[Tensor], Tensor]
     if cfg.format == "safetensors":
-        program, found = load(path).model, metadata
+        program, found = load(path, trust=cfg.trust).model, metadata
     else:
         program, found = open_program(path, cfg.format), read_metadata(path, cfg.format)
     if {key: found.get(key) for key in metadata} != metadata:
         raise ValueError(f"{cfg.format}: the metadata read from the file are not those that were written")
-    crop = module.description["config"].get("data", {}).get("crop_size", 193) if module.description else 193
+    crop = max(as_size((config.get("data") or {}).get("crop_size", 193)))
     small = smallest_side(model)
     sizes = [(1, crop, crop), (2, 65, 97), (3, 96, 64), (1, small, 2 * small + 1), (1, 161, 3 * small)]
     failed = []
@@ -82,11 +85,12 @@ def check_file(
         )
 
     if cfg.precision == "int8":
-        _check_agreement(cfg, module, model, program, image_type)
+        _check_agreement(cfg, config, module, model, program, image_type)
 
 
 def _check_agreement(
     cfg: DictConfig,
+    config: StoredConfig,
     module: SegmentationModule,
     model: PSPNet,
     program: Callable[[Tensor], Tensor],
@@ -94,7 +98,7 @@ def _check_agreement(
 ) -> None:
     spec = spec_of_module(module)
     count = cfg.calibration // 4
-    images = track(images_of(cfg, module, "val", count, image_type), count, text="comparing labels")
+    images = track(images_of(cfg, config, module, "val", count, image_type), count, text="comparing labels")
     options: dict[str, Any] = {"normalize": cfg.normalize, "labels": cfg.labels}
     share = agreement(program, model, images, mean=spec.mean, std=spec.std, **options)
     print(f"int8: {100 * share:.2f} % of the pixels of {count} validation images keep their label")
@@ -106,12 +110,11 @@ def _check_agreement(
 
 
 def images_of(
-    cfg: DictConfig, module: SegmentationModule, split: str, count: int, image_type: torch.dtype
+    cfg: DictConfig, config: StoredConfig, module: SegmentationModule, split: str, count: int, image_type: torch.dtype
 ) -> Iterator[Tensor]:
     """Images of the checkpoint's own data set, spread over a split, (1, C, H, W) as the program takes them."""
-    assert module.description is not None
     spec = spec_of_module(module)
-    node = {**module.description["config"]["data"], **as_plain(cfg.data)}
+    node = {**config.node("data"), **as_plain(cfg.data)}
     if "mean" in node:
         # The checkpoint knows them; computing them again would read every image.
         node.update(mean=list(spec.mean), std=list(spec.std))

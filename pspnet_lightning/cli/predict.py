@@ -8,15 +8,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import torch
 from omegaconf import DictConfig
 
-from pspnet_lightning.config import as_plain
-from pspnet_lightning.config.evaluation import build_protocol, sha256_of, shown_protocol, trained_crop
+from pspnet_lightning.config.evaluation import build_protocol, sha256_of, shown_protocol, trained_bands, trained_crop
+from pspnet_lightning.config.trusted import StoredConfig
+from pspnet_lightning.data import DataSpec
 from pspnet_lightning.data.description import image_reader
 from pspnet_lightning.data.rasters import TIFF_TAILS, TiffRows, georeference, image_size
 from pspnet_lightning.inference.inputs import Input, find_inputs
@@ -25,7 +25,7 @@ from pspnet_lightning.inference.predictor import Predictor
 from pspnet_lightning.inference.video import predict_video
 from pspnet_lightning.inference.writer import Outputs, Writer
 from pspnet_lightning.launch.app import bar, run
-from pspnet_lightning.runs.checkpoint import read_checkpoint, rebuild, spec_of
+from pspnet_lightning.runs.checkpoint import rebuild, spec_of, stored_config
 from pspnet_lightning.terminal import animated
 
 # What is wrong with one input and leaves the others alone.
@@ -43,12 +43,11 @@ def predict(cfg: DictConfig) -> None:
     Raises ValueError, which ends the command with exit code 1, at the end, listing what could not be predicted.
     """
     outputs = Outputs(cfg.index, cfg.overlay, cfg.probabilities, cfg.opacity)
-    content = read_checkpoint(cfg.checkpoint)
-    config = content["pspnet_lightning"]["config"]
+    config, content = stored_config(cfg.checkpoint, cfg.trust)
     spec = spec_of(content)
     protocol = build_protocol(cfg.evaluation, config, spec.name)
     inputs = find_inputs(cfg.input, Path(cfg.output))
-    module = rebuild(content, cfg.checkpoint).prepare_for_inference()
+    module = rebuild(config, content, cfg.checkpoint).prepare_for_inference()
     predictor = Predictor(module, protocol, trained_crop(config), device=cfg.device, precision=cfg.precision)
     settings = {
         "checkpoint": sha256_of(cfg.checkpoint),
@@ -81,10 +80,8 @@ class _Reader:
         self.read = image_reader(channels, bands)
 
 
-def _reader(config: dict[str, Any], spec: Any) -> _Reader:
-    bands = config["data"].get("bands")
-    # Of Potsdam the key names a set of files.
-    return _Reader(len(spec.mean), as_plain(bands) if isinstance(bands, list) else None)
+def _reader(config: StoredConfig, spec: DataSpec) -> _Reader:
+    return _Reader(len(spec.mean), trained_bands(config))
 
 
 class _Work:

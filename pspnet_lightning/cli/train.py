@@ -97,6 +97,11 @@ def _train(cfg: DictConfig, folder: Path, record: RunRecord, job: Job, preemptio
         # Lightning would load it as well, but say less about what does not fit.
         content = read_checkpoint(resume)
         load_weights(module, content["state_dict"], resume)
+        if not {"global_step", "optimizer_states", "loops"} <= content.keys():
+            raise ValueError(
+                f"ckpt_path={resume!r} holds weights only, without the state of a training: it cannot be resumed. "
+                f"Take the checkpoint that the training wrote"
+            )
     if cfg.compile:
         module.compile_training()
     callbacks = [build(node, f"callbacks.{name}") for name, node in cfg.callbacks.items() if node]

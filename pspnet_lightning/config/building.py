@@ -5,13 +5,12 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Iterable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import hydra.utils
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from pspnet_lightning.config.targets import construct, find_object
 from pspnet_lightning.data import DataSpec, EvalTransform, FoldSource, Progress, silent
 from pspnet_lightning.models import PSPNet, load_imagenet_weights
 from pspnet_lightning.training.datamodule import SegmentationDataModule, Source
@@ -42,28 +41,24 @@ def as_plain(node: Any) -> Any:
 
 
 def build(node: Mapping[str, Any], where: str, **extra: Any) -> Any:
-    """Instantiates ``node['_target_']``, its keys checked against the target's signature first.
+    """Calls ``node['_target_']`` with the node's keys, which are checked against its signature first.
 
     ``where`` is the node's place in the config ("model"), for messages. ``extra`` are arguments that the
     wiring supplies. Raises ValueError for a node without ``_target_``, for a key that the target does not take
     (with the nearest one that it does) and for a target that cannot be imported.
+
+    The node may name anything: it is the user's own, or has passed ``trusted.check_trusted``.
     """
     plain = as_plain(node)
     check_keys(plain, where, extra=extra)
-    if extra and plain.get("_partial_"):
-        return partial(hydra.utils.instantiate(plain, _convert_="all"), **extra)
-    return hydra.utils.instantiate(plain, _convert_="all", **extra)
+    return construct(plain, where, **extra)
 
 
 def check_keys(node: Mapping[str, Any], where: str, *, extra: Mapping[str, Any] | None = None) -> None:
     """The checks of ``build`` without building."""
     if not isinstance(node, Mapping) or "_target_" not in node:
         raise ValueError(f"{where}: this node needs a _target_ (a class or function to build), it has {node!r}")
-    try:
-        target = hydra.utils.get_object(node["_target_"])
-    except Exception as error:
-        raise ValueError(f"{where}._target_={node['_target_']!r} cannot be imported: {error}") from error
-    parameters = inspect.signature(target).parameters
+    parameters = inspect.signature(_imported(node["_target_"], where)).parameters
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return
     # Arguments that the wiring supplies cannot be overridden by a config.
@@ -71,6 +66,13 @@ def check_keys(node: Mapping[str, Any], where: str, *, extra: Mapping[str, Any] 
     for key in node:
         if key not in allowed and not key.startswith("_"):
             raise ValueError(f"{where}.{key}: unknown key; {nearest(key, allowed)}")
+
+
+def _imported(name: Any, where: str) -> Any:
+    try:
+        return find_object(name)
+    except Exception as error:
+        raise ValueError(f"{where}._target_={name!r} cannot be imported: {error}") from error
 
 
 def split_data_node(node: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -82,7 +84,7 @@ def split_data_node(node: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, 
     target = plain.get("_target_")
     if target is None:
         raise ValueError("data: this node needs a _target_, the function that opens a split")
-    parameters = set(inspect.signature(hydra.utils.get_object(target)).parameters) - {"split"}
+    parameters = set(inspect.signature(_imported(target, "data")).parameters) - {"split"}
     for key in plain:
         if key not in parameters and not key.startswith("_"):
             raise ValueError(
@@ -96,7 +98,7 @@ def split_data_node(node: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, 
 
 def build_source(node: Mapping[str, Any]) -> Source:
     """The function that opens the splits of a ``data`` node, folds taken into account."""
-    source: Source = hydra.utils.instantiate({**split_data_node(node)[0], "_partial_": True}, _convert_="all")
+    source: Source = construct({**split_data_node(node)[0], "_partial_": True}, "data")
     folds, fold, group = (as_plain(node).get(key) for key in FOLD_KEYS)
     if folds:
         # Not by the run's seed: seeds and folds are separate dimensions of a sweep.

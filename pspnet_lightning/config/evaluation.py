@@ -46,8 +46,18 @@ def build_protocol(node: DictConfig, config: Mapping[str, Any], data_name: str) 
 
 
 def trained_crop(config: Mapping[str, Any]) -> tuple[int, int]:
-    """The crop that a checkpoint was trained with."""
-    return as_size(config["augment"].get("crop_size", config["data"]["crop_size"]))
+    """The crop that a checkpoint was trained with. Raises ValueError where its config has none."""
+    for key in ("augment", "data"):
+        size = (config.get(key) or {}).get("crop_size")
+        if size is not None:
+            return as_size(size)
+    raise ValueError("the checkpoint's config has no data.crop_size; give evaluation.crop_size=...")
+
+
+def trained_bands(config: Mapping[str, Any]) -> list[int] | None:
+    """The bands of a file that a checkpoint was trained with, None for all of them."""
+    bands = (config.get("data") or {}).get("bands")
+    return bands if isinstance(bands, list) else None  # of Potsdam the key names a set of files
 
 
 def shown_protocol(protocol: SlidingWindow) -> str:

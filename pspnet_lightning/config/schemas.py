@@ -49,6 +49,7 @@ class TrainConfig:
     float32_matmul_precision: str = "highest"
     objective: str = "val/miou"
     sweep: SweepConfig = field(default_factory=SweepConfig)
+    trust: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -82,6 +83,7 @@ class EvaluateConfig:
     augment: dict[str, Any] = field(default_factory=dict)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     trainer: dict[str, Any] = field(default_factory=dict)
+    trust: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -112,6 +114,7 @@ class ExportConfig:
     precision: str = "float32"
     calibration: int = 32
     data: dict[str, Any] = field(default_factory=dict)
+    trust: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -129,6 +132,7 @@ class PredictConfig:
     device: str = "auto"
     precision: str = "32-true"
     evaluation: ProtocolConfig = field(default_factory=ProtocolConfig)
+    trust: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -148,6 +152,7 @@ class ExplainConfig:
     receptive_field_side: int | None = None
     data: dict[str, Any] = field(default_factory=dict)
     device: str = "auto"
+    trust: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -199,6 +204,7 @@ class BenchmarkModelConfig:
     rounds: int = 5
     memory: bool = True
     seed: int = 0
+    trust: list[str] = field(default_factory=list)
 
 
 @dataclass

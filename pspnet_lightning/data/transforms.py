@@ -204,7 +204,7 @@ def _offset(draw: float, room: int) -> int:
 
 def as_size(size: int | Sequence[int]) -> tuple[int, int]:
     """One number or (height, width) as (height, width). Raises ValueError for anything else or below 1."""
-    values = (size, size) if isinstance(size, int) else tuple(size)
+    values = (size, size) if isinstance(size, int) else tuple(size) if isinstance(size, Sequence) else ()
     if len(values) != 2 or not all(isinstance(value, int) and value >= 1 for value in values):
         raise ValueError(f"crop_size={size!r} must be a positive whole number or [height, width]")
     return values[0], values[1]

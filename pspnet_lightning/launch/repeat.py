@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 
 from pspnet_lightning.config import CONFIG_DIR
+from pspnet_lightning.config.trusted import check_trusted
 from pspnet_lightning.launch.app import fail
 from pspnet_lightning.launch.resume import typed
 from pspnet_lightning.runs.checkpoint import read_checkpoint
+from pspnet_lightning.runs.jobs import look_up
+from pspnet_lightning.runs.plain_files import read_yaml
 from pspnet_lightning.runs.record import DIFF, read_record
 
 # Where a config may name a file; relative to where the run was started.
@@ -37,11 +42,11 @@ def repeating(config_name: str) -> Iterator[None]:
     with tempfile.TemporaryDirectory() as folder:
         primary = {
             "defaults": [f"{config_name}_schema", "_self_"],
-            **_config_of(run),
+            **_config_of(run, _trust(others)),
             "repeats": str(run.resolve()),
-            "hydra": OmegaConf.to_container(OmegaConf.load(CONFIG_DIR / f"{config_name}.yaml"))["hydra"],  # type: ignore[call-overload,index]
+            "hydra": yaml.safe_load((CONFIG_DIR / f"{config_name}.yaml").read_text())["hydra"],
         }
-        OmegaConf.save(OmegaConf.create(primary), Path(folder) / "repeat.yaml")
+        OmegaConf.save(OmegaConf.create(primary), Path(folder) / "repeat.yaml")  # nothing is resolved
         typed[:] = words[1:]
         sys.argv[1:] = ["--config-dir", folder, "--config-name", "repeat", *others]
         try:
@@ -62,22 +67,44 @@ def _take(words: list[str]) -> tuple[Path | None, list[str]]:
     return None, words[1:]
 
 
-def _config_of(run: Path) -> dict[str, Any]:
+def _trust(words: list[str]) -> list[str]:
+    """``trust=[...]`` of the command line: it must be known before Hydra composes what it is about."""
+    found: list[str] = []
+    for word in words:
+        if word.startswith("trust="):
+            value = OverridesParser.create().parse_override(word).value()
+            if not isinstance(value, list):
+                fail(f"{word}: give a list of packages, trust=[mypackage]")
+            found = [str(item) for item in value]
+    return found
+
+
+def _config_of(run: Path, trust: Sequence[str]) -> dict[str, Any]:
+    """What the run was composed from, checked for what may be built from a file; ``${data.epochs}`` stays as it is."""
     file = run / ".hydra" / "config.yaml"
     if not file.is_file():
         fail(f"--repeat {run}: there is no {file}; give the folder of a run, or of one job of a sweep")
-    config = OmegaConf.load(file)
-    assert isinstance(config, DictConfig)
+    try:
+        config = check_trusted(read_yaml(file), trust=trust, references=True)
+        hydra = read_yaml(run / ".hydra" / "hydra.yaml")
+    except (OSError, ValueError) as error:
+        fail(f"--repeat {run}: {file.parent}: {error}")
     if config.get("ckpt_path") in ("auto", "last"):
-        config.ckpt_path = None
-    started = OmegaConf.select(OmegaConf.load(run / ".hydra" / "hydra.yaml"), "hydra.runtime.cwd")
+        config["ckpt_path"] = None
+    if trust:
+        config["trust"] = list(trust)
+    else:
+        config.pop("trust", None)  # whom the run trusted is for its user to say again
+    started = look_up(hydra, "hydra.runtime.cwd")
     for key in _PATHS:
-        value = OmegaConf.select(config, key, throw_on_missing=False)
-        if isinstance(value, str) and started and not Path(value).exists() and (Path(started) / value).exists():
-            OmegaConf.update(config, key, str(Path(started) / value))
-    plain = OmegaConf.to_container(config, resolve=False)
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
+        *above, last = key.split(".")
+        node = look_up(config, above[0]) if above else config
+        value = node.get(last) if isinstance(node, dict) else None
+        if isinstance(value, str) and isinstance(started, str):
+            path = Path(started) / value
+            if not Path(value).exists() and path.exists():
+                node[last] = str(path)
+    return config
 
 
 def differences(run: Path, now: Mapping[str, Any], folder: Path) -> list[str]:

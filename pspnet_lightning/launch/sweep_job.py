@@ -13,15 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from pspnet_lightning.config import as_plain
 from pspnet_lightning.launch.app import USER_ERRORS, explain, quiet, shown
 from pspnet_lightning.launch.locks import locked
 from pspnet_lightning.runs import Job, read_job
 from pspnet_lightning.runs.jobs import read_json
+from pspnet_lightning.runs.plain_files import read_yaml
 
 Task = Callable[[DictConfig], float]
 
@@ -87,7 +89,10 @@ def _resume(cfg: DictConfig, folder: Path) -> Job | None:
     earlier = folder / "config.yaml"
     if not earlier.is_file():
         return None  # it never came to training
-    changed = differences(as_plain(OmegaConf.load(earlier)), as_plain(cfg), folder)
+    trained = read_yaml(earlier)
+    if not isinstance(trained, dict):
+        raise ValueError(f"{shown(earlier)} is no config of a run")
+    changed = differences(trained, as_plain(cfg), folder)
     if changed:
         raise ConfigChanged(
             f"{shown(folder)} was trained with another config; sweep.resume=true continues a sweep with the same "
@@ -111,7 +116,7 @@ def _restore(folder: Path) -> None:
     if config.is_file() and words is not None:
         text = config.read_text().replace(str(folder), "${hydra:runtime.output_dir}")
         (folder / ".hydra" / "config.yaml").write_text(text)
-        OmegaConf.save(OmegaConf.create(words), folder / ".hydra" / "overrides.yaml")
+        (folder / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump(words, allow_unicode=True))
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path) -> list[str]:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 import pickle
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 
 from pspnet_lightning.config import build_module
+from pspnet_lightning.config.trusted import StoredConfig
 from pspnet_lightning.data import DataSpec
 from pspnet_lightning.export import read_weights
 from pspnet_lightning.models import PSPNet, fold_batchnorm
 from pspnet_lightning.runs.checkpoint_io import damage
+from pspnet_lightning.runs.plain_files import parse_yaml
 from pspnet_lightning.training.module import SegmentationModule
 
 
@@ -46,36 +47,75 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise ValueError(
             f"checkpoint {str(path)!r} cannot be read, it seems torn: {str(error).splitlines()[0]}"
         ) from error
-    if not isinstance(content, dict) or "pspnet_lightning" not in content or "state_dict" not in content:
-        raise ValueError(
-            f"{str(path)!r} is not a checkpoint of pspnet-lightning: it has no entry 'pspnet_lightning'. For weights "
-            f"of another code base see pspnet_lightning.models.from_state_dict"
-        )
+    _check_entries(content, path)
     if (reason := damage(path)) is not None:
         raise ValueError(f"checkpoint {str(path)!r} is damaged: {reason}")
     return content
 
 
-def load(path: str | Path) -> SegmentationModule:
-    """The module that a checkpoint file holds, in eval mode on the CPU: model and spec come from the file alone."""
-    return rebuild(read_checkpoint(path), path)
+def load(path: str | Path, *, trust: Iterable[str] = ()) -> SegmentationModule:
+    """The module that a checkpoint file holds, in eval mode on the CPU: model and spec come from the file alone.
+
+    Nothing of the file runs: its config may name what ``trusted.ALLOWED`` lists. ``trust=("mypackage",)`` adds the
+    classes of a package of your own. Raises ValueError for a file that names anything else.
+    """
+    config, content = stored_config(path, trust)
+    return rebuild(config, content, path)
+
+
+def stored_config(path: str | Path, trust: Iterable[str] = ()) -> tuple[StoredConfig, dict[str, Any]]:
+    """The config of a checkpoint, behind the check of what may be built from a file; and the checkpoint's content."""
+    content = read_checkpoint(path)
+    return StoredConfig(content["pspnet_lightning"].get("config"), f"checkpoint {str(path)!r}", trust), content
 
 
 def rebuild(
-    content: dict[str, Any], path: str | Path, *, model: Mapping[str, Any] | None = None, spec: DataSpec | None = None
+    config: StoredConfig,
+    content: dict[str, Any],
+    path: str | Path,
+    *,
+    model: Mapping[str, Any] | None = None,
+    spec: DataSpec | None = None,
 ) -> SegmentationModule:
     """The module of a checkpoint's content, in eval mode on the CPU.
 
     ``model`` holds keys to lay over the model node that it was trained with, ``spec`` another data set's spec.
     """
-    description = content["pspnet_lightning"]
-    config = {**description["config"], "model": {**description["config"]["model"], **(model or {})}}
-    module = build_module(config, spec or spec_of(content), for_training=False)
+    module = build_module(
+        {
+            "model": {**config.node("model"), **(model or {})},
+            "loss": config.node("loss"),
+            "seed": config.get("seed", 0),
+            "channels_last": config.get("channels_last", True),
+        },
+        spec or spec_of(content),
+        for_training=False,
+    )
+    stored = content["pspnet_lightning"]
+    # As in the file, but for what was laid over it; for another file, never for building.
+    module.description = {
+        **stored,
+        "config": {**stored["config"], "model": {**stored["config"]["model"], **(model or {})}},
+        "spec": (spec or spec_of(content)).to_dict(),
+    }
     if content.get("batchnorm_folded"):
         assert isinstance(module.model, PSPNet)
         module.model = fold_batchnorm(module.model)
     load_weights(module, content["state_dict"], path)
     return module.eval()
+
+
+def _check_entries(content: Any, path: Path) -> None:
+    if not isinstance(content, dict) or "pspnet_lightning" not in content or "state_dict" not in content:
+        raise ValueError(
+            f"{str(path)!r} is not a checkpoint of pspnet-lightning: it has no entry 'pspnet_lightning'. For weights "
+            f"of another code base see pspnet-convert"
+        )
+    states = content["state_dict"]
+    if not isinstance(content["pspnet_lightning"], dict) or not isinstance(states, dict):
+        raise ValueError(f"checkpoint {str(path)!r} is damaged: 'pspnet_lightning' and 'state_dict' must be maps")
+    if not all(isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in states.items()):
+        raise ValueError(f"checkpoint {str(path)!r} is damaged: its 'state_dict' holds more than names and tensors")
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
@@ -86,7 +126,7 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
             f"'description'. For weights of another code base see pspnet-convert"
         )
     return {
-        "pspnet_lightning": OmegaConf.to_container(OmegaConf.create(metadata["description"])),
+        "pspnet_lightning": parse_yaml(metadata["description"], str(path)),
         "state_dict": {f"model.{name}": value for name, value in tensors.items()},
         "batchnorm_folded": json.loads(metadata["batchnorm_folded"]),
     }
@@ -100,7 +140,11 @@ def spec_of_module(module: SegmentationModule) -> DataSpec:
 
 def spec_of(content: dict[str, Any]) -> DataSpec:
     """The data set's spec that a checkpoint was trained with."""
-    return DataSpec.from_dict(content["pspnet_lightning"]["spec"])
+    spec = content["pspnet_lightning"].get("spec")
+    try:
+        return DataSpec.from_dict(spec)
+    except (TypeError, LookupError, AttributeError) as error:
+        raise ValueError(f"the file does not describe its data set as pspnet-lightning does: {error!r}") from error
 
 
 def load_weights(module: SegmentationModule, state_dict: dict[str, torch.Tensor], path: str | Path) -> None:
