@@ -19,8 +19,8 @@ import pspnet_lightning
 from pspnet_lightning import load
 from pspnet_lightning.config import CONFIG_DIR
 from pspnet_lightning.config.schemas import PRIMARIES
-from pspnet_lightning.config.trusted import ALLOWED, StoredConfig, check_trusted
 from pspnet_lightning.config.targets import find_object
+from pspnet_lightning.config.trusted import ALLOWED, StoredConfig, check_trusted
 from pspnet_lightning.export import write_weights
 
 PACKAGE = Path(pspnet_lightning.__file__).parent
@@ -273,11 +273,7 @@ def test_repeating_a_run_builds_what_a_file_may_build(command: Run, small_list: 
 
     done = repeated({})
     assert done.returncode == 0, done.stderr
-    (tmp_path / "ownthing.py").write_text(
-        "from lightning.pytorch.callbacks import Callback\n\nclass Mine(Callback):\n"
-        "    def setup(self, *_, **__): print('mine is here')\n"
-    )
-    own = {"callbacks": {**good["callbacks"], "mine": {"_target_": "ownthing.Mine"}}}
+    own = {"callbacks": {**good["callbacks"], "mine": {"_target_": "faulty.CountGraphs"}}}
     evaluating = {"_target_": "builtins.eval", "_args_": [COMMAND]}
     for change, message in (
         ({"callbacks": {"a": evaluating}}, "callbacks.a._target_='builtins.eval' is Python's own"),
@@ -287,7 +283,7 @@ def test_repeating_a_run_builds_what_a_file_may_build(command: Run, small_list: 
         ({"tags": ["${oc.env:SECRET_HERE}"]}, "tags[0]: an interpolation is not resolved"),
         ({"hydra": {"launcher": evaluating}}, "hydra: a config that comes from a file cannot say how"),
         ({"defaults": [{"override hydra/launcher": "x"}]}, "defaults: a config that comes from a file cannot say"),
-        (own, "trust=[ownthing] on the command line"),
+        (own, "trust=[faulty] on the command line"),
     ):  # fmt: skip
         result = repeated(change)
         assert result.returncode == 1
@@ -295,12 +291,12 @@ def test_repeating_a_run_builds_what_a_file_may_build(command: Run, small_list: 
         assert "secret" not in result.stdout + result.stderr
         assert "Traceback" not in result.stderr
         assert not (tmp_path / "ran").exists()
-    result = repeated(own, "trust=[ownthing]")
+    result = repeated(own, "trust=[faulty]")
     assert result.returncode == 0, result.stderr
-    assert "mine is here" in result.stdout
+    assert "graphs of rank 0" in result.stdout
     # What the user types is the user's own.
-    typed = repeated({}, "+callbacks.mine._target_=ownthing.Mine")
-    assert "mine is here" in typed.stdout, typed.stderr
+    typed = repeated({}, "+callbacks.mine._target_=faulty.CountGraphs")
+    assert "graphs of rank 0" in typed.stdout, typed.stderr
 
 
 # What may read or build what comes from elsewhere, and where it is used: whoever adds a place must say here why it is

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
-import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +17,7 @@ from pspnet_lightning.data.specs import benchmark_spec
 from pspnet_lightning.export import read_weights
 from pspnet_lightning.launch.app import run
 from pspnet_lightning.models.convert import SOURCES, Converted, convert, read_caffemodel
+from pspnet_lightning.models.weight_files import PickledObjectsError, read_weight_file
 from pspnet_lightning.runs.checkpoint import load
 from pspnet_lightning.runs.checkpoint_io import AtomicCheckpointIO
 
@@ -72,15 +71,15 @@ def _read(path: Path) -> Mapping[str, Any]:
             return read_caffemodel(path.read_bytes())
         if path.suffix == ".safetensors":
             return read_weights(path)[0]
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+        content = read_weight_file(path)
+    except PickledObjectsError as error:
         raise ValueError(
-            f"weights={str(path)!r} are no state dict, or hold more than tensors, which could run code when loaded; "
-            f"they are refused. If you trust the file, make a plain one: torch.save(torch.load(FILE, "
-            f"weights_only=False)['state_dict'], 'plain.pth')"
+            f"weights={str(path)!r} hold more than tensors, which could run code when loaded; they are refused. If you "
+            f"trust the file, make a plain one: torch.save(torch.load(FILE, weights_only=False)['state_dict'], "
+            f"'plain.pth')"
         ) from error
-    except (RuntimeError, EOFError, zipfile.BadZipFile, ValueError) as error:
-        raise ValueError(f"weights={str(path)!r} cannot be read: {str(error).splitlines()[0]}") from error
+    except ValueError as error:
+        raise ValueError(f"weights={str(path)!r} cannot be read: {error}") from error
     if not isinstance(content, Mapping):
         raise ValueError(f"weights={str(path)!r} hold a {type(content).__name__}, not a state dict")
     if "pspnet_lightning" in content:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
+from pspnet_lightning.data.limits import open_image
 from pspnet_lightning.data.reading import decoding, map_label, read_raw_label
 from pspnet_lightning.data.specs import Colour, DataSpec
 
@@ -34,7 +34,7 @@ class ColourLabels:
         self._labels = np.array(list(self.colours.values()), np.uint8)[order]
 
     def __call__(self, path: Path, spec: DataSpec) -> np.ndarray:
-        with decoding(path, "label"), Image.open(path) as file:
+        with decoding(path, "label"), open_image(path) as file:
             return self.decode(np.asarray(file.convert("RGB")), spec, path)
 
     def decode(self, pixels: np.ndarray, spec: DataSpec, path: Path) -> np.ndarray:
@@ -62,7 +62,7 @@ class BinaryLabels:
     """Black and white masks, also as JPEG: values above half the range are class 1, all others class 0."""
 
     def __call__(self, path: Path, spec: DataSpec) -> np.ndarray:
-        with decoding(path, "label"), Image.open(path) as file:
+        with decoding(path, "label"), open_image(path) as file:
             wide = file.mode.startswith(("I", "F"))
             values = np.asarray(file if wide else file.convert("L"))
         half = int(values.max(initial=0)) / 2 if wide else 127

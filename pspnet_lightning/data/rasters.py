@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import tifffile
 
+from pspnet_lightning.data.limits import check_decoded_size
 from pspnet_lightning.data.reading import decoding
 from pspnet_lightning.data.specs import Colour
 
@@ -42,6 +43,8 @@ class TiffRows:
             self.height, self.width = int(shape[0]), int(shape[1])
             self.georeference = _geo_tags(page)
             mapped = bool(page.is_memmappable)
+            # What is decoded at once: a tile or a strip, or in a mapped file the rows that are asked for.
+            check_decoded_size(path, *_block(page), int(np.prod(page.shape)) // max(1, self.height * self.width))
             compression = f"{'tiles' if page.is_tiled else 'strips'}, {tifffile.COMPRESSION(page.compression).name}"
         self._raster = None if mapped else _open_raster(path, compression)
 
@@ -152,6 +155,13 @@ def _tiles(bands: Iterable[np.ndarray], width: int) -> Iterator[np.ndarray]:
 def _geo_tags(page: Any) -> Georeference:
     tags = (page.tags.get(code) for code in _GEO_TAGS)
     return [(tag.code, int(tag.dtype), tag.count, tag.value, True) for tag in tags if tag is not None]
+
+
+def _block(page: Any) -> tuple[int, int]:
+    """Height and width of a tile or a strip."""
+    if page.is_memmappable:
+        return 1, 1
+    return (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, page.imagewidth)
 
 
 def _open_raster(path: Path, layout: str) -> Any:

@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import tifffile
-from PIL import Image
 
+from pspnet_lightning.data.limits import check_header, open_image, read_tiff
 from pspnet_lightning.data.specs import DataSpec
 
 # OpenCV would print a warning for each tag of a GeoTIFF; a file that it cannot read is an error here anyway.
@@ -34,7 +35,8 @@ def read_image(path: Path) -> np.ndarray:
     # OpenCV fills what is missing of a truncated JPEG with grey and only prints a warning: look for the end marker.
     if content[:2] == b"\xff\xd8" and b"\xff\xd9" not in content[-1024:]:
         raise ValueError(f"image {str(path)!r} is truncated: the JPEG has no end marker; copy the file again")
-    image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+    check_header(path, content)
+    image = _decoded(content, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
     if image is None:
         raise ValueError(f"image {str(path)!r} cannot be decoded ({len(content)} bytes); copy the file again")
     return image
@@ -50,15 +52,16 @@ def read_raw_label(path: Path) -> np.ndarray:
     # Bit depth and colour type of a PNG. libpng finds every damaged block, which Pillow passes over at times; it would
     # turn a palette's indices into colours, though.
     if content[:8] == _PNG and content[24:26] in (b"\x08\x00", b"\x10\x00"):
-        values = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+        check_header(path, content)
+        values = _decoded(content, cv2.IMREAD_UNCHANGED)
         if values is None:
             raise _damaged(path, "label", "a broken PNG", len(content))
     else:
         with decoding(path, "label"):
             if path.suffix.lower() in (".tif", ".tiff"):
-                mode, values = "TIFF", tifffile.imread(path)
+                mode, values = "TIFF", read_tiff(path)
             else:
-                with Image.open(io.BytesIO(content)) as file:
+                with open_image(path, io.BytesIO(content)) as file:
                     mode, values = file.mode, np.array(file)
     if values.ndim != 2:
         raise ValueError(
@@ -68,6 +71,14 @@ def read_raw_label(path: Path) -> np.ndarray:
     if values.dtype == np.bool_:
         values = values.astype(np.uint8)
     return values
+
+
+def _decoded(content: bytes, flags: int) -> Any:
+    """What OpenCV makes of it; None where it cannot, also where that is its own limit of sides and pixels."""
+    try:
+        return cv2.imdecode(np.frombuffer(content, np.uint8), flags)
+    except cv2.error:
+        return None
 
 
 def map_label(raw: np.ndarray, spec: DataSpec, path: Path | str) -> np.ndarray:
@@ -121,12 +132,12 @@ def read_any(path: Path) -> np.ndarray:
     """An image file with all its bands, (H, W, C): uint8, or float32 for anything wider; grey images have C = 1."""
     with decoding(path, "image"):
         if path.suffix.lower() in (".tif", ".tiff"):
-            image = tifffile.imread(path)
+            image = read_tiff(path)
             # Planes first, as some write them: the bands are the shortest axis.
             if image.ndim == 3 and image.shape[0] < min(image.shape[1:]):
                 image = np.moveaxis(image, 0, 2)
         else:
-            with Image.open(path) as file:
+            with open_image(path) as file:
                 image = np.array(file.convert("RGB") if file.mode in ("P", "CMYK", "YCbCr") else file)
     if image.ndim == 2:
         image = image[..., None]
@@ -147,7 +158,7 @@ def decoding(path: Path, kind: str) -> Iterator[None]:
         if str(path) in str(error):
             raise
         raise _damaged(path, kind, error, size) from error
-    except (OSError, SyntaxError, KeyError, IndexError, tifffile.TiffFileError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, KeyError, IndexError, tifffile.TiffFileError) as error:
         raise _damaged(path, kind, error, size) from error
 
 

@@ -12,6 +12,7 @@ import tifffile
 
 from pspnet_lightning.data.datasets import SegmentationDataset
 from pspnet_lightning.data.encodings import ColourLabels
+from pspnet_lightning.data.limits import read_tiff
 from pspnet_lightning.data.pairing import Pair, shown
 from pspnet_lightning.data.reading import decoding
 from pspnet_lightning.data.specs import DataSpec
@@ -118,7 +119,7 @@ def _read_window(path: Path, window: Window) -> np.ndarray:
 @lru_cache(maxsize=2)
 def _decoded(path: Path) -> np.ndarray:
     with decoding(path, "image"):
-        return tifffile.imread(path)
+        return read_tiff(path)
 
 
 @lru_cache(maxsize=256)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pspnet_lightning.models.pspnet import PSPNet
 from pspnet_lightning.models.resnet import ResNet
+from pspnet_lightning.models.weight_files import read_weight_file
 
 _TORCHVISION_DEPTHS = (18, 34, 50, 101, 152)
 _log = logging.getLogger(__name__)
@@ -65,11 +66,9 @@ def _from_file(file: Path) -> dict[str, Tensor]:
     if not file.is_file():
         raise FileNotFoundError(f"model.pretrained={str(file)!r}: there is no such file")
     try:
-        content: Any = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ValueError(
-            f"model.pretrained={str(file)!r} cannot be read as a state dict: {str(error).splitlines()[0]}"
-        ) from error
+        content = read_weight_file(file)
+    except ValueError as error:
+        raise ValueError(f"model.pretrained={str(file)!r} cannot be read as a state dict: {error}") from error
     content = content.get("state_dict", content) if isinstance(content, dict) else content
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise ValueError(f"model.pretrained={str(file)!r} holds no state dict (names to tensors)")

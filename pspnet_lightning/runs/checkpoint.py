@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import pickle
-import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +13,7 @@ from pspnet_lightning.config.trusted import StoredConfig
 from pspnet_lightning.data import DataSpec
 from pspnet_lightning.export import read_weights
 from pspnet_lightning.models import PSPNet, fold_batchnorm
+from pspnet_lightning.models.weight_files import PickledObjectsError, read_weight_file
 from pspnet_lightning.runs.checkpoint_io import damage
 from pspnet_lightning.runs.plain_files import parse_yaml
 from pspnet_lightning.training.module import SegmentationModule
@@ -28,25 +26,21 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     project, or holds pickled objects: those are refused, never executed (``weights_only=True``).
     """
     path = Path(path)
-    if not path.is_file():
+    if not path.exists():
         found = sorted(str(file) for file in path.parent.glob("*.ckpt")) if path.parent.is_dir() else []
         there = f"; in its folder: {', '.join(found)}" if found else ""
         raise FileNotFoundError(f"checkpoint {str(path)!r} does not exist{there}")
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if zipfile.is_zipfile(path):
-            raise ValueError(
-                f"checkpoint {str(path)!r} holds pickled objects, which could run code when loaded; it is refused. "
-                f"Take a checkpoint that this project wrote, or export a plain state dict from the other one"
-            ) from error
-        raise ValueError(f"{str(path)!r} is not a checkpoint: the file is damaged or of another kind") from error
-    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile) as error:
+        content = read_weight_file(path)
+    except PickledObjectsError as error:
         raise ValueError(
-            f"checkpoint {str(path)!r} cannot be read, it seems torn: {str(error).splitlines()[0]}"
+            f"checkpoint {error}. Take a checkpoint that this project wrote, or export a plain state dict from the "
+            f"other one"
         ) from error
+    except ValueError as error:
+        raise ValueError(f"checkpoint {error}") from error
     _check_entries(content, path)
     if (reason := damage(path)) is not None:
         raise ValueError(f"checkpoint {str(path)!r} is damaged: {reason}")
@@ -125,11 +119,13 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
             f"{str(path)!r} holds weights, but not what pspnet-export writes beside them: its metadata have no "
             f"'description'. For weights of another code base see pspnet-convert"
         )
-    return {
+    content = {
         "pspnet_lightning": parse_yaml(metadata["description"], str(path)),
         "state_dict": {f"model.{name}": value for name, value in tensors.items()},
-        "batchnorm_folded": json.loads(metadata["batchnorm_folded"]),
+        "batchnorm_folded": metadata.get("batchnorm_folded") == "true",
     }
+    _check_entries(content, path)
+    return content
 
 
 def spec_of_module(module: SegmentationModule) -> DataSpec:

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from pspnet_lightning.models.weight_files import read_weight_file
 from pspnet_lightning.runs.disk import DISK_FULL
 
 ON_ERROR = ("stop", "continue")
@@ -125,7 +126,7 @@ def latest_checkpoint(folder: Path) -> Path | None:
     found = []
     for path in folder.glob("*.ckpt"):
         try:
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            content = read_weight_file(path, mmap=True)
             step = int(content["global_step"]) if "optimizer_states" in content else None
         except Exception:  # a torn file may break anywhere
             if damage(path) is not None:
