@@ -302,7 +302,7 @@ def test_repeating_a_run_builds_what_a_file_may_build(command: Run, small_list: 
 # What may read or build what comes from elsewhere, and where it is used: whoever adds a place must say here why it is
 # safe. `build` and `construct` take nodes that the user wrote or that went through `check_trusted`.
 USES = {
-    "torch.load": {"runs/checkpoint.py", "runs/checkpoint_io.py", "models/pretrained.py", "cli/convert.py"},
+    "torch.load": {"models/weight_files.py"},
     "yaml.load": {"runs/plain_files.py"},  # with its own safe loader
     "pickle.load": set(),
     "pickle.loads": set(),

@@ -55,7 +55,7 @@ def construct(node: Mapping[str, Any], where: str, **extra: Any) -> Any:
     try:
         return target(*arguments, **options, **extra)
     except (TypeError, AttributeError, LookupError, AssertionError) as error:
-        raise ValueError(f"{where} ({getattr(target, '__name__', node['_target_'])}): {error}") from error
+        raise ValueError(f"{getattr(target, '__name__', where)}: {error}") from error
 
 
 def _argument(value: Any, where: str) -> Any:

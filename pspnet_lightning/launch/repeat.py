@@ -18,10 +18,11 @@ from pspnet_lightning.config import CONFIG_DIR
 from pspnet_lightning.config.trusted import check_trusted
 from pspnet_lightning.launch.app import fail
 from pspnet_lightning.launch.resume import typed
+from pspnet_lightning.runs.checkout import DIFF
 from pspnet_lightning.runs.checkpoint import read_checkpoint
 from pspnet_lightning.runs.jobs import look_up
 from pspnet_lightning.runs.plain_files import read_yaml
-from pspnet_lightning.runs.record import DIFF, read_record
+from pspnet_lightning.runs.record import read_record
 
 # Where a config may name a file; relative to where the run was started.
 _PATHS = ("data.root", "model.pretrained", "ckpt_path")

@@ -25,7 +25,8 @@ def read_weight_file(path: str | Path, *, mmap: bool = False) -> Any:
         if path.exists():
             raise ValueError(f"{str(path)!r} is not a checkpoint: it is no file")
         raise FileNotFoundError(2, "there is no such file", str(path))
-    packed = zipfile.is_zipfile(path)
+    with path.open("rb") as file:
+        packed = file.read(4) == b"PK\x03\x04"  # what torch goes by
     if packed:
         _check_inflation(path)
     try:

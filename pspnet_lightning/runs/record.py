@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import resource
-import shutil
-import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
@@ -21,12 +17,13 @@ from typing import Any, Self
 import cv2
 import torch
 
+from pspnet_lightning.runs.checkout import code_state
 from pspnet_lightning.runs.disk import despite_full_disk
 from pspnet_lightning.runs.json_files import write_json
+from pspnet_lightning.runs.plain_files import read_json
 from pspnet_lightning.runs.preempted import Preempted
 
 NAME = "run.json"
-DIFF = "diff.patch"
 _PACKAGES = {
     "torch": "torch",
     "torchvision": "torchvision",
@@ -35,8 +32,6 @@ _PACKAGES = {
     "numpy": "numpy",
     "pspnet_lightning": "pspnet-lightning",
 }
-# Of files that git does not know yet, those that decide what runs.
-_SOURCES = ("*.py", "*.yaml", "*.yml", "*.toml")
 
 
 class RunRecord:
@@ -90,7 +85,7 @@ class RunRecord:
 
     def __enter__(self) -> Self:
         if self.write:
-            self.content["git"] = _git(self.folder)
+            self.content["git"] = code_state(self.folder, Path(__file__).resolve().parent)
             self._save()
         return self
 
@@ -148,7 +143,7 @@ def last_line(error: BaseException) -> str:
 def read_record(folder: str | Path) -> dict[str, Any] | None:
     """The record in a run's folder, or None where there is none that can be read."""
     try:
-        content = json.loads((Path(folder) / NAME).read_text())
+        content = read_json(Path(folder) / NAME)
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None
@@ -167,44 +162,3 @@ def _versions() -> dict[str, str | None]:
             found[name] = None
     # OpenCV goes by several package names.
     return {**found, "opencv": cv2.__version__, "cuda": torch.version.cuda}
-
-
-def _git(folder: Path) -> Mapping[str, Any] | None:
-    """Commit, and whether there is more than it; the difference goes into ``<folder>/diff.patch``."""
-    if shutil.which("git") is None:
-        return None
-    own = Path(__file__).resolve().parent
-    # An installed package may lie in a checkout that does not know it, below a virtual environment.
-    tracked = _ask(own, "ls-files", "--error-unmatch", "__init__.py") is not None
-    root = _ask(own if tracked else Path.cwd(), "rev-parse", "--show-toplevel")
-    commit = None if root is None else _ask(Path(root.strip()), "rev-parse", "HEAD")
-    if root is None or commit is None:
-        return None
-    difference = _difference(Path(root.strip()))
-    if difference:
-        (folder / DIFF).write_bytes(difference)
-    else:
-        (folder / DIFF).unlink(missing_ok=True)
-    return {"commit": commit.strip(), "dirty": bool(difference), "diff_file": DIFF if difference else None}
-
-
-def _difference(root: Path) -> bytes:
-    """``git diff HEAD`` with untracked sources as new files; the index itself is left alone."""
-    index = Path((_ask(root, "rev-parse", "--git-path", "index") or "").strip())
-    with tempfile.TemporaryDirectory() as scratch:
-        copy = Path(scratch) / "index"
-        if (root / index).is_file():
-            shutil.copy(root / index, copy)
-        variables = {**os.environ, "GIT_INDEX_FILE": str(copy)}
-        untracked = _ask(root, "ls-files", "-z", "--others", "--exclude-standard", "--", *_SOURCES) or ""
-        names = [name for name in untracked.split("\0") if name]
-        if names:
-            subprocess.run(["git", "-C", root, "add", "-N", "--", *names], env=variables, capture_output=True)
-        done = subprocess.run(["git", "-C", root, "diff", "HEAD", "--binary"], env=variables, capture_output=True)
-    return done.stdout
-
-
-def _ask(folder: Path, *words: str) -> str | None:
-    """What git answers, or None where it fails."""
-    done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True)
-    return done.stdout if done.returncode == 0 else None
