@@ -11,8 +11,8 @@ from pspnet_lightning.data.specs import benchmark_spec
 # Labels 1..150 are the classes; 0 is "other", which is neither trained nor scored.
 ADE20K = benchmark_spec("ade20k", label_map={0: 255, **{raw: raw - 1 for raw in range(1, 151)}})
 
-# labelIds -> the 19 train ids (cityscapesScripts, helpers/labels.py); -1, the licence plate, is 255 in 8 bits, and 34 in
-# the label files of several other tools.
+# labelIds -> the 19 train ids (cityscapesScripts, helpers/labels.py); -1, the licence plate, is 255 in 8 bits, and 34
+# in the label files of several other tools.
 _CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 CITYSCAPES_LABEL_IDS = benchmark_spec(
     "cityscapes",
