@@ -1,6 +1,6 @@
 """`python train.py`: the same as the installed command `pspnet-train`."""
 
-from pspnet_lightning.cli.train import main
+from pspnet_lightning.cli.commands import train
 
 if __name__ == "__main__":
-    main()
+    train()

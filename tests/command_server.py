@@ -13,6 +13,7 @@ import importlib
 import json
 import os
 import pty
+import resource
 import signal
 import struct
 import sys
@@ -78,13 +79,15 @@ class Screen:
 
 
 def wait(child: int, timeout: float, kill: dict[str, Any] | None) -> int:
-    """The child's exit code. ``kill``: SIGKILL for ``who`` (its group, itself, or its rank 1) at one moment.
+    """The child's exit code. ``kill``: a signal for ``who`` (its group, itself, or its rank 1) at one moment.
 
-    The moment is ``after`` seconds, or the ``count``-th time that a checkpoint is being written in ``folder``.
+    The moment is ``after`` seconds, or the ``count``-th time that something is being written in ``folder``: that a file
+    of the ``pattern`` .*.part is there. ``signal`` is SIGKILL unless it is given.
     """
     started = time.monotonic()
     # What an earlier attempt left is not being written now.
-    written = set() if kill is None else set(glob.glob(f"{kill.get('folder')}/.*.part"))
+    begun = "" if kill is None else f"{kill.get('folder')}/{kill.get('pattern', '.*.part')}"
+    written = set(glob.glob(begun))
     while time.monotonic() < started + timeout:
         finished, status = os.waitpid(child, os.WNOHANG)
         if finished:
@@ -97,13 +100,14 @@ def wait(child: int, timeout: float, kill: dict[str, Any] | None) -> int:
             due = time.monotonic() >= started + kill["after"]
         else:
             # A file of the same name is another one once it has been away.
-            present = set(glob.glob(f"{kill['folder']}/.*.part"))
+            present = set(glob.glob(begun))
             kill["count"] -= len(present - written)
             written = present
             due = kill["count"] <= 0
         if due and (victim := {"group": -child, "main": child}.get(kill["who"]) or rank_1(child)):
             with contextlib.suppress(ProcessLookupError):  # not yet, or no longer: next time, or never
-                os.kill(victim, signal.SIGKILL)  # a negative number is a group's
+                # A negative number is a group's.
+                os.kill(victim, getattr(signal, kill.get("signal", "SIGKILL")))
                 kill = None
     os.killpg(child, signal.SIGKILL)
     os.waitpid(child, 0)
@@ -128,8 +132,12 @@ def run(request: dict[str, Any], screen: Screen | None) -> None:
     code = 1
     try:
         os.chdir(request["folder"])
+        if request.get("file_size") is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_size"],) * 2)
         os.environ.update(request["environment"])
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        # Where tests run in a shell's background the keyboard is ignored; what a person starts listens to it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         for descriptor, path in ((1, request["stdout"]), (2, request["stderr"])):
             if screen is not None:
                 os.dup2(screen.theirs, descriptor)

@@ -58,7 +58,8 @@ def command_server() -> Iterator[subprocess.Popen[str]]:
 def command(command_server: subprocess.Popen[str], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Runs ``pspnet-<name> ...`` in ``tmp_path``, in a process of its own, and returns what it said.
 
-    ``terminal``: on one of 120 columns; all that it is sent is then the standard output.
+    ``terminal``: on one of 120 columns; all that it is sent is then the standard output. ``file_size``: no file may be
+    bigger, in bytes; writing more fails as on a full disk. ``kill``: see ``command_server.wait``.
     """
     said = tmp_path_factory.mktemp("said")
 
@@ -69,6 +70,7 @@ def command(command_server: subprocess.Popen[str], tmp_path: Path, tmp_path_fact
         at: str = ".",
         kill: dict[str, Any] | None = None,
         terminal: bool = False,
+        file_size: int | None = None,
         **environment: str,
     ) -> subprocess.CompletedProcess[str]:
         request = {
@@ -81,6 +83,7 @@ def command(command_server: subprocess.Popen[str], tmp_path: Path, tmp_path_fact
             "timeout": timeout,
             "kill": kill,
             "terminal": terminal,
+            "file_size": file_size,
         }
         assert command_server.stdin is not None
         assert command_server.stdout is not None

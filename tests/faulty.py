@@ -6,12 +6,14 @@ import os
 import resource
 import signal
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback
+from hydra.experimental.callback import Callback as HydraCallback
+from lightning.pytorch.callbacks import Callback, Timer
 
 
 class SignalAt(Callback):
@@ -109,3 +111,40 @@ class LimitFileSize(Callback):
         limited = self.begin <= trainer.global_step < self.until
         most = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
         resource.setrlimit(resource.RLIMIT_FSIZE, (self.size if limited else most, most))
+
+
+class SpoilWeights(Callback):
+    """Makes one weight of one rank's network NaN after one step."""
+
+    def __init__(self, step: int, rank: int = 0) -> None:
+        self.step = step
+        self.rank = rank
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        if trainer.global_step == self.step and trainer.global_rank == self.rank:
+            with torch.no_grad():
+                next(pl_module.model.head.classifier.parameters()).view(-1)[0] = float("nan")
+
+
+class TimeIsUpAt(Timer):
+    """``trainer.max_time`` that runs out at one step of the first attempt."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(timedelta(days=1))
+        self.step = step
+        self.up = False
+
+    def time_remaining(self, stage: str = "train") -> float | None:
+        return 0.0 if self.up else 1.0
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any, **__: Any) -> None:
+        if trainer.global_step == self.step:
+            self.up = trainer.should_stop = True
+
+
+class InterruptRun(HydraCallback):
+    """Ctrl-C when the config is composed and nothing has begun."""
+
+    def on_run_start(self, config: Any, **_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)

@@ -26,6 +26,7 @@ ROOMS = (
     "metrics",
     "models",
     "data",
+    "disk",  # one file: what is written whole or not at all
     "terminal",  # one file: whether a bar has somebody who looks at it
 )
 GROUND = {"metrics", "models", "data"}  # know nothing of each other

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import lightning as L
@@ -20,6 +21,11 @@ class RunCheckpoint(ModelCheckpoint):
 
     Lightning would take it for done: a best score whose weights are nowhere.
     """
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.monitor is not None and self.monitor not in trainer.callback_metrics and epoch_is_cut(trainer):
+            return  # no score yet: Lightning would warn of it
+        super().on_train_epoch_end(trainer, pl_module)
 
     def _save_topk_checkpoint(self, trainer: L.Trainer, monitor_candidates: dict[str, Tensor]) -> None:
         before = {name: copy.copy(getattr(self, name)) for name in _STATE if hasattr(self, name)}
@@ -88,6 +94,23 @@ class StepBoundary:
 
     def reached(self, trainer: L.Trainer, batch_idx: int) -> bool:
         return batch_idx > 0 and not self._validated and batch_idx % trainer.accumulate_grad_batches == 0
+
+
+def epoch_is_cut(trainer: L.Trainer) -> bool:
+    """Whether the current epoch has batches left: at its end, that max_steps, max_time or a callback has ended it."""
+    batches = trainer.num_training_batches
+    return math.isfinite(batches) and 0 < trainer.fit_loop.epoch_loop.batch_progress.current.completed < batches
+
+
+def as_mid_epoch(checkpoint: dict[str, Any]) -> None:
+    """Takes back that the epoch is over, in a checkpoint made at the end of one that was cut.
+
+    Lightning counts it like a whole one, and a run resumed from there would go on in the midst of the next. Other
+    checkpoints are left as they are.
+    """
+    progress = checkpoint["loops"]["fit_loop"]["epoch_progress"]
+    for counts in (progress["total"], progress["current"]):
+        counts["processed"] = counts["completed"] = min(counts["completed"], counts["started"] - 1)
 
 
 def as_between_batches(checkpoint: dict[str, Any]) -> None:

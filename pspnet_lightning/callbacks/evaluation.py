@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +17,7 @@ from torch import Tensor
 from pspnet_lightning.callbacks.report import RunReport
 from pspnet_lightning.data import SegmentationDataset
 from pspnet_lightning.data.submission import PredictionFiles
+from pspnet_lightning.disk import replacing
 from pspnet_lightning.metrics import count_pairs, scores
 from pspnet_lightning.runs.json_files import write_json
 from pspnet_lightning.visualize import SheetItem, prediction_sheet, save_png
@@ -134,9 +134,8 @@ class EvaluationReport(RunReport):
                 # An image without any labelled pixel has no score.
                 values = [f"{row[column]:.6f}" if row[_LABELLED] else "" for column in (_MIOU, _AACC)]
                 writer.writerow([self.data.name(index), *values, int(row[_LABELLED]), int(row[_IGNORED])])
-        part = self.folder / ".images.csv.part"
-        part.write_text(text.getvalue())
-        os.replace(part, self.folder / "images.csv")
+        with replacing(self.folder / "images.csv") as part:
+            part.write_text(text.getvalue())
 
     def _item(self, kept: _Kept) -> SheetItem:
         image, label = self.data.read(kept.number)

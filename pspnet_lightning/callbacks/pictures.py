@@ -13,9 +13,9 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from pspnet_lightning.data import DataSpec
+from pspnet_lightning.disk import despite_full_disk
 from pspnet_lightning.loggers.boards import boards, logged_step
 from pspnet_lightning.metrics import scores
-from pspnet_lightning.runs.disk import despite_full_disk
 from pspnet_lightning.visualize import SheetItem, cell_notes, prediction_sheet, save_png
 
 

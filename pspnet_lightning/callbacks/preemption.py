@@ -18,7 +18,7 @@ from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch.callbacks import Checkpoint, WeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
 
-from pspnet_lightning.callbacks.checkpoints import StepBoundary, as_between_batches
+from pspnet_lightning.callbacks.checkpoints import StepBoundary, as_between_batches, as_mid_epoch, epoch_is_cut
 from pspnet_lightning.runs.preempted import Preempted
 
 # Ranks compare notes every so many validation batches; on a single process each is looked at.
@@ -117,6 +117,9 @@ class Preemption(Checkpoint):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self._all_asked():
             self._stop(trainer)
+        if epoch_is_cut(trainer) and not vars(trainer)["fast_dev_run"]:
+            # The run ends here, perhaps for now only: whatever the other callbacks keep, it can go on.
+            trainer.save_checkpoint(self.path)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._validating = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
@@ -176,6 +179,8 @@ class Preemption(Checkpoint):
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         as_between_batches(checkpoint)
+        if self._training and epoch_is_cut(trainer):
+            as_mid_epoch(checkpoint)
         if self._validating:
             # As Lightning knows a run that stopped in the first batch of its validation.
             progress = checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]

@@ -11,8 +11,8 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 
 from pspnet_lightning.data import DataSpec
+from pspnet_lightning.disk import despite_full_disk
 from pspnet_lightning.metrics import all_conventions, scores
-from pspnet_lightning.runs.disk import despite_full_disk
 from pspnet_lightning.runs.json_files import write_json
 from pspnet_lightning.visualize import class_table, confusion_picture, confusion_shares, plot_curves, save_png
 

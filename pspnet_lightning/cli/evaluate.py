@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,10 @@ from pspnet_lightning.config.evaluation import build_protocol, sha256_of, shown_
 from pspnet_lightning.config.trusted import StoredConfig
 from pspnet_lightning.data import DataSpec
 from pspnet_lightning.data.submission import prediction_files
-from pspnet_lightning.launch.app import shown
+from pspnet_lightning.disk import clear_parts
+from pspnet_lightning.launch.app import interruptible, shown
 from pspnet_lightning.launch.job import Job
+from pspnet_lightning.launch.locks import locked
 from pspnet_lightning.launch.ranks import match_devices, start
 from pspnet_lightning.runs.checkpoint import rebuild, spec_of, stored_config
 from pspnet_lightning.terminal import animated
@@ -40,15 +43,19 @@ def evaluate(cfg: DictConfig) -> float:
     One confusion matrix over the split and all devices, labels at their own size. Raises ValueError where checkpoint,
     data and protocol do not fit each other.
     """
-    with Job("pspnet_lightning.cli.evaluate.evaluate") as job:
-        return _evaluate(cfg, job)
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    job = Job("pspnet_lightning.cli.evaluate.evaluate")
+    mine = locked(folder, f"folder {shown(folder)}", "give another hydra.run.dir=...") if job.leads else nullcontext()
+    with mine, job:
+        if job.leads:
+            clear_parts(folder, "predictions")
+        return _evaluate(cfg, folder, job)
 
 
-def _evaluate(cfg: DictConfig, job: Job) -> float:
+def _evaluate(cfg: DictConfig, folder: Path, job: Job) -> float:
     match_devices(cfg)
     if cfg.split not in _METHODS:
         raise ValueError(f"split={cfg.split!r} is not a split to evaluate; {nearest(cfg.split, _METHODS)}")
-    folder = Path(HydraConfig.get().runtime.output_dir)
     config, content = stored_config(cfg.checkpoint, cfg.trust)
     trained = spec_of(content)
     data = _data(cfg, config, trained)
@@ -88,7 +95,8 @@ def _evaluate(cfg: DictConfig, job: Job) -> float:
         use_distributed_sampler=False,
     )
     job.adopt(trainer, as_plain(cfg))
-    getattr(trainer, _METHODS[cfg.split])(module, datamodule=data, verbose=False)
+    with interruptible():
+        getattr(trainer, _METHODS[cfg.split])(module, datamodule=data, verbose=False)
     assert module.val_scores is not None
     result = module.val_scores
     if trainer.is_global_zero:

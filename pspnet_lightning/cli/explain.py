@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import glob
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from pspnet_lightning.config.evaluation import trained_bands
 from pspnet_lightning.config.trusted import StoredConfig
 from pspnet_lightning.data import DataSpec, SegmentationDataset, sample_indices
 from pspnet_lightning.data.description import image_reader
+from pspnet_lightning.disk import clear_parts, replacing
 from pspnet_lightning.explain import (
     ContextItem,
     context_figure,
@@ -33,6 +33,7 @@ from pspnet_lightning.explain.context import ContextResult, ContextStudy
 from pspnet_lightning.explain.contributions import Baseline, Explanation, explain, source_names
 from pspnet_lightning.explain.receptive_field import effective_receptive_fields, theoretical_receptive_field
 from pspnet_lightning.launch.app import run, track
+from pspnet_lightning.launch.locks import locked
 from pspnet_lightning.models import PSPNet
 from pspnet_lightning.runs.checkpoint import rebuild, spec_of, stored_config
 from pspnet_lightning.runs.json_files import write_json
@@ -78,6 +79,21 @@ def explain_checkpoint(cfg: DictConfig) -> None:
     pictures = _Files(str(cfg.input), spec, trained_bands(config)) if cfg.input is not None else _Split(data, cfg.limit)
     baseline = _baseline(cfg, module, model, data)
 
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder, f"output={str(folder)!r}", "give another output=..."):
+        clear_parts(folder)
+        _explain(cfg, module, model, spec, pictures, baseline, folder)
+
+
+def _explain(
+    cfg: DictConfig,
+    module: SegmentationModule,
+    model: PSPNet,
+    spec: DataSpec,
+    pictures: _Files | _Split,
+    baseline: Baseline,
+    folder: Path,
+) -> None:
     study = ContextStudy(source_names(model.head), spec.num_classes, ignore_index=spec.ignore_index)
     shown = set(range(len(pictures)) if cfg.input is not None else sample_indices(len(pictures), cfg.pictures))
     for number, picture in enumerate(track(pictures, len(pictures), text="explaining")):
@@ -162,8 +178,7 @@ def _write_picture(picture: _Picture, found: Explanation, spec: DataSpec, folder
     context_sheet(item, spec, folder / f"{picture.file}.png")
     write_json({"image": picture.name, **result.to_dict(spec.classes)}, folder / f"{picture.file}.json")
     if arrays:
-        part = folder / f".{picture.file}.npz.part"
-        with part.open("wb") as file:
+        with replacing(folder / f"{picture.file}.npz") as part, part.open("wb") as file:
             np.savez_compressed(
                 file,
                 sources=np.array([*found.sources, "constant"]),
@@ -172,13 +187,11 @@ def _write_picture(picture: _Picture, found: Explanation, spec: DataSpec, folder
                 margin=item.margin,
                 without=item.without.astype(np.uint8),
             )
-        os.replace(part, folder / f"{picture.file}.npz")
 
 
 def _write_csv(result: ContextResult, spec: DataSpec, path: Path) -> None:
     """One row a class and source: IoU whole and without it, what it decided, its mean share, what flips without it."""
-    part = path.with_name(f".{path.name}.part")
-    with part.open("w", newline="") as file:
+    with replacing(path) as part, part.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["class", "source", "iou", "iou_without", "decided", "margin", "flips"])
         for label, name in enumerate(spec.classes):
@@ -189,7 +202,6 @@ def _write_csv(result: ContextResult, spec: DataSpec, path: Path) -> None:
                 values = (whole, without, *map(float, shares))
                 # Not-a-number, a class that does not occur, is an empty cell.
                 writer.writerow([name, source, *("" if value != value else f"{value:.6g}" for value in values)])
-    os.replace(part, path)
 
 
 def _receptive_field(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
+import shutil
 import sys
 import tempfile
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +21,10 @@ from rich.console import Console
 from pspnet_lightning import __version__
 from pspnet_lightning.cli.export_check import check_file, images_of, smallest_side
 from pspnet_lightning.config import nearest
+from pspnet_lightning.disk import naming
 from pspnet_lightning.export import FORMATS, SUFFIXES, ExportableProgram, quantize, write_program, write_weights
 from pspnet_lightning.launch.app import run
+from pspnet_lightning.launch.locks import locked
 from pspnet_lightning.models import PSPNet, fold_batchnorm
 from pspnet_lightning.runs.checkpoint import rebuild, spec_of_module, stored_config
 from pspnet_lightning.terminal import animated
@@ -49,9 +54,13 @@ def export(cfg: DictConfig) -> None:
     model = module.model
     assert isinstance(model, PSPNet)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
+    with (
+        locked(target, f"output={str(target)!r}", "give another output=..."),
+        naming(target),
+        _working_folder(target) as folder,
+    ):
         # Under its own name: the torch formats write it into the file.
-        part = Path(folder) / target.name
+        part = folder / target.name
         with _working(f"writing {target.name}"):
             metadata = _metadata(cfg, module, model, image_type, fold)
             if cfg.format == "safetensors":
@@ -69,6 +78,15 @@ def export(cfg: DictConfig) -> None:
             os.fsync(file.fileno())
         os.replace(part, target)
     print(f"written: {target}, {size / 1e6:.1f} MB", flush=True)
+
+
+@contextmanager
+def _working_folder(target: Path) -> Iterator[Path]:
+    """A folder beside ``target``, whose lock is held: those that killed exports left there are removed first."""
+    for left in target.parent.glob(f".{glob.escape(target.name)}.*.export"):
+        shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.", suffix=".export") as folder:
+        yield Path(folder)
 
 
 def _target(cfg: DictConfig) -> Path:

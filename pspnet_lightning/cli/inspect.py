@@ -15,6 +15,7 @@ from pspnet_lightning.config import as_plain, build_source
 from pspnet_lightning.data import DataSpec, SegmentationDataset, sample_indices
 from pspnet_lightning.data.inspection import Inspection, inspect_split
 from pspnet_lightning.launch.app import run, shown, track
+from pspnet_lightning.launch.locks import locked
 from pspnet_lightning.runs.json_files import write_json
 from pspnet_lightning.visualize import label_sheet, save_png
 
@@ -30,6 +31,11 @@ def inspect(cfg: DictConfig) -> None:
     Raises ValueError, which ends the command with exit code 1, when a file is broken.
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
+    with locked(folder, f"folder {shown(folder)}", "give another hydra.run.dir=..."):
+        _inspect(cfg, folder)
+
+
+def _inspect(cfg: DictConfig, folder: Path) -> None:
     source = build_source(cfg.data)
     splits: dict[str, SegmentationDataset] = {name: source(name) for name in as_plain(cfg.splits)}
     if not splits:
@@ -72,6 +78,8 @@ def _print(found: list[Inspection], spec: DataSpec) -> None:
         print(f"  sizes (width x height): {sizes}{more}")
         print(f"  mean {list(item.mean)}, standard deviation {list(item.std)}; set: {[round(v, 3) for v in spec.mean]}")
         print(f"  ignored pixels: {item.ignored / max(total, 1):.2%}", flush=True)
+        if item.not_finite:
+            print(f"  pixels that are no finite numbers: {item.not_finite}", flush=True)
     table = Table()
     table.add_column("class")
     for item in found:

@@ -19,12 +19,14 @@ from pspnet_lightning.config.trusted import StoredConfig
 from pspnet_lightning.data import DataSpec
 from pspnet_lightning.data.description import image_reader
 from pspnet_lightning.data.rasters import TIFF_TAILS, TiffRows, georeference, image_size
-from pspnet_lightning.inference.inputs import Input, find_inputs
+from pspnet_lightning.disk import clear_parts
+from pspnet_lightning.inference.inputs import KINDS, Input, find_inputs
 from pspnet_lightning.inference.manifest import Manifest
 from pspnet_lightning.inference.predictor import Predictor
 from pspnet_lightning.inference.video import predict_video
 from pspnet_lightning.inference.writer import Outputs, Writer
-from pspnet_lightning.launch.app import bar, run
+from pspnet_lightning.launch.app import bar, keeping, run
+from pspnet_lightning.launch.locks import locked
 from pspnet_lightning.runs.checkpoint import rebuild, spec_of, stored_config
 from pspnet_lightning.terminal import animated
 
@@ -56,15 +58,28 @@ def predict(cfg: DictConfig) -> None:
         "stream_above": cfg.stream_above,
         "outputs": outputs.to_dict(),
     }
-    manifest = Manifest(Path(cfg.output), settings)
-    waiting = [source for source in inputs if not manifest.is_done(source.path)]
+    folder = Path(cfg.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    keeping(f"what is finished is kept in {folder}; the same command goes on")
+    with locked(folder, f"output={str(folder)!r}", "give another output=..."):
+        clear_parts(folder, *KINDS)
+        work = _Work(
+            predictor,
+            Writer(folder, spec, outputs),
+            Manifest(folder, settings),
+            _reader(config, spec),
+            cfg.stream_above,
+        )
+        _predict(cfg, work, inputs, f"{spec.num_classes} classes of {spec.name}: {shown_protocol(protocol)}")
+
+
+def _predict(cfg: DictConfig, work: _Work, inputs: list[Input], said: str) -> None:
+    waiting = [source for source in inputs if not work.manifest.is_done(source.path)]
     done = len(inputs) - len(waiting)
     print(
-        f"{cfg.checkpoint}, {spec.num_classes} classes of {spec.name}: {shown_protocol(protocol)}; {len(inputs)} inputs"
-        + (f", {done} of them done already" if done else ""),
+        f"{cfg.checkpoint}, {said}; {len(inputs)} inputs" + (f", {done} of them done already" if done else ""),
         flush=True,
     )
-    work = _Work(predictor, Writer(Path(cfg.output), spec, outputs), manifest, _reader(config, spec), cfg.stream_above)
     failed = work.through(waiting)
     print(f"{len(waiting) - len(failed)} predicted; {cfg.output}", flush=True)
     if failed:

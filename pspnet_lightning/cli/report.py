@@ -8,6 +8,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from pspnet_lightning.launch.app import run
+from pspnet_lightning.launch.locks import locked
 from pspnet_lightning.report import gather, headline, write_report
 
 _MODES = {"maximize": "max", "minimize": "min", None: None}
@@ -32,5 +33,9 @@ def report(cfg: DictConfig) -> None:
         raise ValueError(f"pictures={cfg.pictures} must be at least 0")
     content = gather(cfg.folder, metric=cfg.metric, mode=_MODES[cfg.direction], pictures=cfg.pictures)
     print(headline(content))
-    for path in write_report(content, Path(cfg.output or cfg.folder)):
-        print(path)
+    folder = Path(cfg.output or cfg.folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    # Not the folder itself: a report of a run that is at work is welcome.
+    with locked(folder / "report", f"the report in {str(folder)!r}", "give another output=..."):
+        for path in write_report(content, folder):
+            print(path)

@@ -16,24 +16,24 @@ from lightning.pytorch.callbacks import LambdaCallback, ModelSummary, ProgressBa
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
+from pspnet_lightning.callbacks.limits import limit_reached
 from pspnet_lightning.callbacks.preemption import Preemption
 from pspnet_lightning.config import as_plain, build, build_data, build_module, check_keys
 from pspnet_lightning.data import fingerprint, silent
 from pspnet_lightning.data.transforms import as_size
+from pspnet_lightning.disk import clear_parts, replacing
 from pspnet_lightning.launch import optuna_sweeper
-from pspnet_lightning.launch.app import USER_ERRORS, explain, shown, track
+from pspnet_lightning.launch.app import USER_ERRORS, explain, interruptible, keeping, shown, track
 from pspnet_lightning.launch.job import Job
 from pspnet_lightning.launch.preflight import preflight
 from pspnet_lightning.launch.ranks import match_devices, start
 from pspnet_lightning.launch.repeat import compare_weights, differences, repeating
-from pspnet_lightning.launch.resume import checkpoint_to_resume, typed
+from pspnet_lightning.launch.resume import checkpoint_to_resume, kept_in, typed
 from pspnet_lightning.launch.sweep import reported
 from pspnet_lightning.launch.sweep_job import run_job
 from pspnet_lightning.loggers.factories import finish, log_config, resume_from
 from pspnet_lightning.loggers.metrics_file import MetricsFile, RowsInCheckpoints
 from pspnet_lightning.runs.checkpoint import load_weights, read_checkpoint
-from pspnet_lightning.runs.checkpoint_io import clear_parts
-from pspnet_lightning.runs.preempted import Preempted
 from pspnet_lightning.runs.record import RunRecord, last_line
 from pspnet_lightning.training.batchnorm import SyncBatchNormOnGPUs
 from pspnet_lightning.training.datamodule import SegmentationDataModule
@@ -59,6 +59,8 @@ def train(cfg: DictConfig) -> float:
     fit, before any time is spent on training.
     """
     folder = _run_folder()
+    if not _in_sweep():
+        keeping(partial(kept_in, folder, cfg.ckpt_path))
     job = Job("pspnet_lightning.cli.train.train")
     with (
         Preemption(folder / "checkpoints", leads=job.leads) as preemption,
@@ -76,7 +78,7 @@ def _train(cfg: DictConfig, folder: Path, record: RunRecord, job: Job, preemptio
     for name in ("model", "optimizer", "scheduler", "loss", "trainer"):
         _check(cfg, name)
     if record.write:
-        clear_parts(folder)
+        clear_parts(folder, "checkpoints")
     resume = checkpoint_to_resume(cfg.ckpt_path, folder)
     checkpoint_io = build(
         {"_target_": "pspnet_lightning.runs.checkpoint_io.AtomicCheckpointIO", **as_plain(cfg.checkpoint)}, "checkpoint"
@@ -145,6 +147,15 @@ def _train(cfg: DictConfig, folder: Path, record: RunRecord, job: Job, preemptio
             ) from error
         raise
     finish(loggers)
+    limit = limit_reached(trainer)
+    if limit is not None and cfg.objective not in trainer.callback_metrics:
+        record.stop()
+        if record.write:
+            # A sweep says itself how it is continued.
+            kept = "" if _in_sweep() else f"; {kept_in(folder, cfg.ckpt_path)}"
+            said = f"stopped by {limit} at step {trainer.global_step}, before the first validation: no score yet"
+            print(f"{said}{kept}", flush=True)
+        return math.nan
     value = _objective(trainer, cfg)
     record.set_objective(cfg.objective, value)
     if cfg.repeats and record.write:
@@ -154,7 +165,7 @@ def _train(cfg: DictConfig, folder: Path, record: RunRecord, job: Job, preemptio
 
 def _record(cfg: DictConfig, folder: Path, *, leads: bool) -> RunRecord:
     composed = HydraConfig.get()
-    multirun = composed.mode == RunMode.MULTIRUN
+    multirun = _in_sweep()
     return RunRecord(
         folder,
         command=[sys.argv[0], *typed] if typed else None,
@@ -184,17 +195,14 @@ def _fit_and_report(
         for line in preflight(as_plain(cfg), data, devices=trainer.world_size, synchronized=layer_sync.active(trainer)):
             print(line, flush=True)
 
-    try:
+    with interruptible():
         trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
-    except SystemExit as stop:
-        if isinstance(stop, Preempted):
-            raise
-        raise KeyboardInterrupt from None  # Lightning makes an exit of it; a sweep or a shell must know
     preemption.stop_if_asked()
 
     best = _best_checkpoint(trainer)
     if best is not None:
-        trainer.validate(module, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
+        with interruptible():
+            trainer.validate(module, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
         if trainer.is_global_zero:
             print(f"best checkpoint: {shown(best)}")
             print(f"evaluate it:     pspnet-evaluate checkpoint={shown(best)}", flush=True)
@@ -202,9 +210,8 @@ def _fit_and_report(
 
 def _save_config(cfg: DictConfig, path: Path) -> None:
     # Whole or not at all: a sweep that is continued compares it.
-    part = path.with_name(f".{path.name}.part")
-    OmegaConf.save(OmegaConf.create(as_plain(cfg)), part)
-    os.replace(part, path)
+    with replacing(path) as part:
+        OmegaConf.save(OmegaConf.create(as_plain(cfg)), part)
 
 
 def _check(cfg: DictConfig, name: str) -> None:
@@ -213,6 +220,10 @@ def _check(cfg: DictConfig, name: str) -> None:
     for key in {"model": ("pretrained",), "loss": ("aux_weight", "reduction")}.get(name, ()):
         node.pop(key, None)
     check_keys(node, name)
+
+
+def _in_sweep() -> bool:
+    return bool(HydraConfig.get().mode == RunMode.MULTIRUN)
 
 
 def _run_folder() -> Path:

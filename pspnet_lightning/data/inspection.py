@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from pspnet_lightning.data.datasets import Progress, SegmentationDataset, sample_indices, silent
+from pspnet_lightning.data.pixels import PixelError
 
 
 @dataclass
@@ -27,6 +28,7 @@ class Inspection:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     broken: list[tuple[str, str]] = field(default_factory=list)
+    not_finite: int = 0  # pixels of broken images that are NaN or infinite
 
     def absent(self, classes: tuple[str, ...]) -> list[str]:
         """Classes without a pixel in what was read."""
@@ -42,6 +44,7 @@ class Inspection:
             "pixels": self.pixels.tolist(),
             "images_with": self.images_with.tolist(),
             "ignored": self.ignored,
+            "not_finite": self.not_finite,
             "mean": list(self.mean),
             "std": list(self.std),
             "broken": [{"file": name, "reason": reason} for name, reason in self.broken],
@@ -66,6 +69,7 @@ def inspect_split(
     for name, found in progress(_read_all(data, indices, threads), len(indices)):
         if isinstance(found, Exception):
             result.broken.append((name, str(found)))
+            result.not_finite += found.count if isinstance(found, PixelError) else 0
             continue
         size, counts, pixels, image_total, image_squares = found
         result.read += 1

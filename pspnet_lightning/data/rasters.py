@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,10 @@ import numpy as np
 import tifffile
 
 from pspnet_lightning.data.limits import check_decoded_size
+from pspnet_lightning.data.pixels import as_numbers
 from pspnet_lightning.data.reading import decoding
 from pspnet_lightning.data.specs import Colour
+from pspnet_lightning.disk import replacing
 
 TIFF_TAILS = (".tif", ".tiff")
 # ModelPixelScale, ModelTiepoint, ModelTransformation, GeoKeyDirectory, GeoDoubleParams, GeoAsciiParams; and RPCs.
@@ -80,7 +81,7 @@ class TiffRows:
                 f"image {str(self.path)!r} has {found} bands; the network takes {self.channels}"
                 + (f", data.bands={list(self.bands)}" if self.bands is not None else "")
             )
-        return np.ascontiguousarray(pixels if pixels.dtype == np.uint8 else pixels.astype(np.float32))
+        return as_numbers(pixels, self.path)
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -110,8 +111,7 @@ def write_label_tiff(
     """A tiled, compressed palette TIFF from rows uint8 (r, width) that arrive from top to bottom; atomically."""
     colours = np.zeros((3, 256), np.uint16)
     colours[:, : len(palette)] = np.array(palette, np.uint16).T * 257
-    part = path.with_name(f".{path.name}.part")
-    try:
+    with replacing(path) as part:
         tifffile.imwrite(
             part,
             data=_tiles(bands, width),
@@ -125,9 +125,6 @@ def write_label_tiff(
             metadata=None,
             maxworkers=1,  # more would collect tiles, up to 512 MB, before they encode any
         )
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def regrouped(bands: Iterable[np.ndarray], count: int) -> Iterator[np.ndarray]:

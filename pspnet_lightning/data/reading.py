@@ -15,6 +15,7 @@ import numpy as np
 import tifffile
 
 from pspnet_lightning.data.limits import check_header, open_image, read_tiff
+from pspnet_lightning.data.pixels import as_numbers, require_real
 from pspnet_lightning.data.specs import DataSpec
 
 # OpenCV would print a warning for each tag of a GeoTIFF; a file that it cannot read is an error here anyway.
@@ -68,9 +69,8 @@ def read_raw_label(path: Path) -> np.ndarray:
             f"label {str(path)!r} is a colour image (mode {mode}), not a map of class indices: was a palette PNG saved "
             f"as RGB? Convert the colours to indices, or give the palette PNG itself"
         )
-    if values.dtype == np.bool_:
-        values = values.astype(np.uint8)
-    return values
+    require_real(values, path, "label")
+    return values.astype(np.uint8) if values.dtype == np.bool_ else values
 
 
 def _decoded(content: bytes, flags: int) -> Any:
@@ -145,7 +145,7 @@ def read_any(path: Path) -> np.ndarray:
         raise ValueError(f"image {str(path)!r} has shape {image.shape}: expected height x width or with bands")
     if image.dtype == np.bool_:
         image = image.astype(np.uint8) * 255
-    return np.ascontiguousarray(image if image.dtype == np.uint8 else image.astype(np.float32))
+    return as_numbers(image, path)
 
 
 @contextmanager

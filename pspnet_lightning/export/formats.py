@@ -6,6 +6,7 @@ Metadata, names to strings, travels in the file: ``metadata_props`` of ONNX, ``e
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import warnings
@@ -120,14 +121,18 @@ def _write_torch_export(program: ExportableProgram, image: Tensor, path: Path, m
         if isinstance(module, torch.fx.GraphModule):
             for node in module.graph.nodes:
                 node.meta.pop("stack_trace", None)  # paths of this machine
-    torch.export.save(exported, path, extra_files={_METADATA: json.dumps(dict(metadata))})
+    content = io.BytesIO()  # torch ends the process where its own writer meets a disk that is full
+    torch.export.save(exported, content, extra_files={_METADATA: json.dumps(dict(metadata))})
+    path.write_bytes(content.getbuffer())
 
 
 def _write_torchscript(program: ExportableProgram, image: Tensor, path: Path, metadata: Mapping[str, str]) -> None:
     # A TracerWarning says that a size was frozen: an error here, not a file that works for one size.
     warnings.simplefilter("error", torch.jit.TracerWarning)
     traced = torch.jit.trace(program, (image,), check_trace=False)
-    torch.jit.save(traced, str(path), _extra_files={_METADATA: json.dumps(dict(metadata))})
+    content = io.BytesIO()
+    torch.jit.save(traced, content, _extra_files={_METADATA: json.dumps(dict(metadata))})
+    path.write_bytes(content.getbuffer())
 
 
 def _open_onnx(path: str | Path) -> Program:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pspnet_lightning.disk import naming
+
 NAME = "manifest.jsonl"
 
 
@@ -80,5 +82,6 @@ class Manifest:
             self._owners[name] = entry
 
     def _write(self, entry: dict[str, Any]) -> None:
-        self._file.write(json.dumps(entry) + "\n")
-        self._file.flush()
+        with naming(self.folder / NAME):
+            self._file.write(json.dumps(entry) + "\n")
+            self._file.flush()

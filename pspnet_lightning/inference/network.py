@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pspnet_lightning.inference import SlidingWindow, predict_probabilities
+from pspnet_lightning.inference.finite import require_finite
 from pspnet_lightning.models import PSPNet, exchange_convolutions, prepare_for_inference
 
 
@@ -66,7 +67,7 @@ class SegmentationNetwork(L.LightningModule):
         """The label map uint8 (H, W) of one image (H, W, C) in its file's own units, at its own size.
 
         uint8, or any number type for networks trained on such images. ``protocol`` says how; None: the whole image in
-        one pass. Raises ValueError for another shape.
+        one pass. Raises ValueError for another shape, and where the answer holds values that are no finite numbers.
         """
         pixels = torch.from_numpy(np.ascontiguousarray(self._checked(image))).permute(2, 0, 1).to(self.device)
         with self._in_eval_mode():
@@ -86,8 +87,12 @@ class SegmentationNetwork(L.LightningModule):
     def _labels(self, images: Tensor) -> Tensor:
         """Labels (N, H, W) of whole images (N, C, H, W) in one pass."""
         if self._answers_low_logits:
-            return self.model(self.normalize(images), upsample=False).labels()
-        return self(images).argmax(dim=1)
+            low = self.model(self.normalize(images), upsample=False)
+            require_finite(low.values)
+            return low.labels()
+        logits = self(images)
+        require_finite(logits)
+        return logits.argmax(dim=1)
 
     def _slide(self, image: Tensor, protocol: SlidingWindow) -> Tensor:
         """Probabilities (K, H, W) of an image (C, H, W)."""

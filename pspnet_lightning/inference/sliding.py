@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pspnet_lightning.inference.finite import NotFinite
 from pspnet_lightning.inference.protocol import SlidingWindow
 from pspnet_lightning.inference.rows import RowResizer, resize
 from pspnet_lightning.models.upsampling import LowLogits, parts
@@ -139,7 +140,7 @@ def _bands(
 ) -> Iterator[Tensor]:
     """Averaged probabilities of an image of ``size`` in bands (K, r, W) from top to bottom, each row once.
 
-    A band is a view that the next one overwrites.
+    A band is a view that the next one overwrites. Raises NotFinite where a crop's answer is not.
     ``rows(top, bottom)`` answers float (C, rows, W). A band is finished when no later row of crops reaches it.
     """
     (height, width), (crop_h, crop_w) = size, protocol.crop or size
@@ -152,6 +153,7 @@ def _bands(
         columns[left : left + crop_w] += 1
     answer = _answering(network)
     total: Tensor | None = None
+    finite: Tensor | None = None  # on the device, which is asked once a band
     counts = torch.zeros(crop_h)
     for number, top in enumerate(tops):
         strip = _strip(rows, top - pad_top, crop_h, height, padded_w, pad_left, mean, std)
@@ -160,11 +162,15 @@ def _bands(
             crops = torch.stack([strip[:, :, left : left + crop_w] for left in chosen])
             batch = torch.cat([crops, crops.flip(3)]) if protocol.flip else crops
             logits = answer(batch.contiguous(memory_format=torch.channels_last))
+            values = logits.values if isinstance(logits, LowLogits) else logits
+            finite = values.isfinite().all() if finite is None else finite & values.isfinite().all()
             if total is None:
                 total = _zeros_of(logits, crop_h, padded_w)
             _add_probabilities(total, logits, chosen, (crop_h, crop_w), protocol.flip)
         counts += 1
         assert total is not None
+        if not finite:
+            raise NotFinite
         last = number + 1 == len(tops)
         done = crop_h if last else tops[number + 1] - top
         finished = total[:, :done].div_((counts[:done, None] * columns).to(total.device))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -95,6 +96,7 @@ class _Film:
         self.part = path.with_name(f".{path.stem}.part.mp4")
         self._sink: Any = None
         self._legend: np.ndarray | None = None
+        self._frames = 0
 
     def add(self, frame: np.ndarray, labels: np.ndarray) -> None:
         spec = self.writer.spec
@@ -113,9 +115,18 @@ class _Film:
             if not self._sink.isOpened():
                 raise ValueError(f"OpenCV cannot write {str(self.path)!r} (mp4v); overlay=false writes index PNGs only")
         self._sink.write(cv2.cvtColor(canvas, cv2.COLOR_RGB2BGR))
+        self._frames += 1
 
     def finish(self) -> None:
+        """Raises OSError where not all frames are in the file: OpenCV says nothing of a disk that is full."""
         self._sink.release()
+        written = cv2.VideoCapture(str(self.part))
+        there = int(written.get(cv2.CAP_PROP_FRAME_COUNT)) if written.isOpened() else 0
+        written.release()
+        if there != self._frames:
+            raise OSError(
+                errno.ENOSPC, f"{there} of {self._frames} frames written, {os.strerror(errno.ENOSPC)}", str(self.path)
+            )
         os.replace(self.part, self.path)
 
     def discard(self) -> None:

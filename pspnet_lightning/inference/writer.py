@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 
 from pspnet_lightning.data import DataSpec
 from pspnet_lightning.data.rasters import Georeference, regrouped, write_label_tiff
+from pspnet_lightning.disk import replacing
 from pspnet_lightning.visualize import overlay_with_legend, save_png
 
 # Long side of the overlay of an image that streams.
@@ -112,10 +112,8 @@ class Writer:
         return path
 
     def _save_probabilities(self, probabilities: np.ndarray, path: Path) -> None:
-        part = path.with_name(f".{path.name}.part")
-        with part.open("wb") as file:
+        with replacing(path) as part, part.open("wb") as file:
             np.savez(file, probabilities=probabilities.astype(np.float16), classes=np.array(self.spec.classes))
-        os.replace(part, path)
 
 
 class _Overview:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import re
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,6 +17,7 @@ import hydra
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, OverrideParseException
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
@@ -24,6 +27,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from pspnet_lightning.config import CONFIG_DIR, nearest
 from pspnet_lightning.config.schemas import register_schemas, top_level_keys
+from pspnet_lightning.disk import DISK_FULL
+from pspnet_lightning.runs.preempted import Preempted
 from pspnet_lightning.terminal import animated
 
 # What a user can cause and mend. Anything else is a defect of ours and keeps its stack trace.
@@ -34,6 +39,28 @@ USER_ERRORS = (
     HydraException,
     OmegaConfBaseException,
 )
+
+
+NOTHING_KEPT = "nothing is kept, the same command begins anew"
+_kept: str | Callable[[], str] = NOTHING_KEPT
+
+
+def keeping(what: str | Callable[[], str]) -> None:
+    """What Ctrl-C leaves from now on and how to go on, for the one line that it ends with."""
+    global _kept
+    _kept = what
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Lets Ctrl-C through: Lightning makes exit code 1 of it, and ignores it from then on."""
+    try:
+        yield
+    except SystemExit as stop:
+        if isinstance(stop, Preempted):
+            raise
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        raise KeyboardInterrupt from None
 
 
 def run(config_name: str, task: Callable[[DictConfig], Any]) -> None:
@@ -54,7 +81,12 @@ def run(config_name: str, task: Callable[[DictConfig], Any]) -> None:
             raise
         fail(explain(error, config_name))
     except KeyboardInterrupt:
-        fail("interrupted", status=130)
+        interrupted()
+
+
+def interrupted() -> NoReturn:
+    """Ends the process as Ctrl-C does, in one line."""
+    fail(f"interrupted; {_kept if isinstance(_kept, str) else _kept()}", status=130)
 
 
 def fail(message: str, status: int = 1) -> NoReturn:
@@ -105,9 +137,22 @@ def explain(error: BaseException, config_name: str = "train") -> str:
             return explain(error.__cause__, config_name)
         target = re.search(r"Error in call to target '(?:\w+\.)*(\w+)'", text)
         return f"{target[1] if target else text}: {error.__cause__}"
+    # A message of our own says it all.
+    if (
+        isinstance(error, OSError)
+        and error.errno in DISK_FULL
+        and (error.filename or error.strerror == os.strerror(error.errno))
+    ):
+        file = error.filename or f"a file in {_output_folder()}"
+        return f"{error.strerror}: {file} is not written; make room and give the command again"
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.strerror}: {error.filename}"
     return text or type(error).__name__
+
+
+def _output_folder() -> str:
+    """Where Hydra writes its own files."""
+    return str(HydraConfig.get().runtime.output_dir) if HydraConfig.initialized() else str(Path.cwd())
 
 
 def shown(path: str | Path) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shlex
 import sys
 from datetime import datetime
 from pathlib import Path
 
 from omegaconf import OmegaConf
 
+from pspnet_lightning.launch.app import shown
 from pspnet_lightning.runs.checkpoint_io import latest_checkpoint
 
 # The words of the command as the user typed them, where sys.argv has others.
@@ -37,6 +39,14 @@ def checkpoint_to_resume(wanted: str | None, folder: Path) -> str | None:
             print(f"resuming from {found}", flush=True)
             return str(found)
     raise ValueError(f"ckpt_path=last: there is no last.ckpt in {str(folder)!r} or below runs/; give its path")
+
+
+def kept_in(folder: Path, ckpt_path: str | None) -> str:
+    """What there is to go on from in a run's folder, and how, for a run that ends before it is done."""
+    if not any(folder.glob("checkpoints/*.ckpt")):
+        return "no checkpoint had been written, the same command begins anew"
+    words = "" if ckpt_path == "auto" else f" with {shlex.quote(f'hydra.run.dir={shown(folder)}')} ckpt_path=auto"
+    return f"kept in {shown(folder / 'checkpoints')}; the same command{words} goes on from there"
 
 
 def run_name(ckpt_path: str | None) -> str:

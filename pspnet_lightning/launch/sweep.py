@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,8 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from rich.console import Console
 
-from pspnet_lightning.launch.app import explain, fail, shown
-from pspnet_lightning.launch.locks import lock_folder
+from pspnet_lightning.launch.app import NOTHING_KEPT, explain, fail, keeping, shown
+from pspnet_lightning.launch.locks import Lock, lock
 from pspnet_lightning.launch.sweep_job import STOPPED, continues
 from pspnet_lightning.report import gather, verdict
 from pspnet_lightning.report.outcome import outcome, sweep_table
@@ -33,14 +34,28 @@ class _Sweep:
     folder: Path
     mode: str  # "max" or "min"
     created: tuple[Path, ...]  # of the folder and those above it, what was not there before
-    lock: int  # ends with the process, however it ends
+    lock: Lock
 
 
 _open: _Sweep | None = None  # what this process runs
+_run: Lock | None = None  # of the folder of a single run
 
 
 class SweepFolder(Callback):
-    """Hydra's callback at the beginning of a sweep: the folder becomes this sweep's, or the sweep ends here."""
+    """Hydra's callback at the beginning: the folder becomes this sweep's, or this run's, or the command ends here.
+
+    Before Hydra writes anything there: another process may be at work in it.
+    """
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        global _run
+        folder = Path(config.hydra.run.dir)
+        with suppress(OSError):  # Hydra says what is wrong with it
+            folder.mkdir(parents=True, exist_ok=True)
+        try:
+            _run = lock(folder, f"run folder {shown(folder)}", "give another hydra.run.dir=...")
+        except (OSError, ValueError) as error:
+            fail(explain(error))  # Hydra makes a warning of any exception here
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         global _open
@@ -51,7 +66,7 @@ class SweepFolder(Callback):
             if config.sweep.direction not in directions:
                 raise ValueError(f"sweep.direction={config.sweep.direction!r} must be maximize or minimize")
             folder.mkdir(parents=True, exist_ok=True)
-            lock = lock_folder(folder, f"another sweep is running in {shown(folder)}")
+            held = lock(folder, f"sweep folder {shown(folder)}", "give another hydra.sweep.dir=...")
             taken = (folder / ".hydra").exists() or (folder / "multirun.yaml").exists()
             if not continues(config) and (taken or any(job_folders(folder))):
                 raise ValueError(
@@ -61,15 +76,16 @@ class SweepFolder(Callback):
         except (OSError, ValueError) as error:
             # Hydra makes a warning of any exception here.
             fail(explain(error))
+        keeping(partial(_kept, folder))
         (folder / STOPPED).unlink(missing_ok=True)
-        _open = _Sweep(folder, directions[config.sweep.direction], created, lock)
+        _open = _Sweep(folder, directions[config.sweep.direction], created, held)
         print(f"sweep folder {shown(folder)}; {how_to_continue(folder)}", flush=True)
 
 
 @contextmanager
 def reported() -> Iterator[None]:
     """Ends a sweep that ran within: prints the table, names the jobs that failed, and exits with 1 if there are any."""
-    global _open
+    global _open, _run
     try:
         yield
     except Exception as error:
@@ -80,10 +96,17 @@ def reported() -> Iterator[None]:
         print(f"error: the launcher failed: {error}", file=sys.stderr)
         _summarise(_open)
         fail(f"the sweep has not finished; {how_to_continue(_open.folder)}")
-    except SystemExit:
-        if _open is not None and not _discard(_open):
+    except SystemExit as stop:
+        # Of Ctrl-C one line is enough, and it says how to go on.
+        if _open is not None and not _discard(_open) and stop.code != 130:
             print(how_to_continue(_open.folder), file=sys.stderr)
         raise
+    finally:
+        if _run is not None:
+            _run.release()
+        if _open is not None:
+            _open.lock.release()
+        _run = None
     if _open is not None:
         sweep, _open = _open, None
         if not _summarise(sweep):
@@ -124,10 +147,15 @@ def _discard(sweep: _Sweep) -> bool:
         return False
     for name in ("multirun.yaml", "trials.json", STOPPED):
         (folder / name).unlink(missing_ok=True)
+    sweep.lock.release()
     with suppress(OSError):
         for path in sweep.created:
             path.rmdir()
     return True
+
+
+def _kept(folder: Path) -> str:
+    return f"what its jobs wrote is kept; {how_to_continue(folder)}" if any(job_folders(folder)) else NOTHING_KEPT
 
 
 def how_to_continue(folder: Path) -> str:

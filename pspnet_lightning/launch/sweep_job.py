@@ -31,6 +31,7 @@ Task = Callable[[DictConfig], float]
 _OWN = ("ckpt_path", "sweep")
 # Launchers whose jobs run side by side on this terminal.
 _SIDE_BY_SIDE = ("hydra_joblib_launcher", "hydra_ray_launcher")
+_PATIENCE = 15.0  # seconds: a killed launcher's workers outlive it for a few
 STOPPED = "stopped.txt"  # written by a failed job under sweep.stop_on_error; jobs that see it do not start
 
 
@@ -53,7 +54,7 @@ def run_job(cfg: DictConfig, task: Task) -> float:
     side_by_side = composed.launcher._target_.split(".")[1] in _SIDE_BY_SIDE
     began = time.monotonic()
     try:
-        with locked(folder, f"{job} is still being trained by another process"):
+        with locked(folder, f"folder {shown(folder)} of {job}", patience=_PATIENCE):
             if continues(cfg):
                 known = _resume(cfg, folder)
                 if known is not None:

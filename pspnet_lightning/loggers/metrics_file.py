@@ -16,6 +16,8 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from pspnet_lightning.disk import replacing
+
 # Rows reach the file at every checkpoint and when so many seconds have passed.
 _FLUSH_SECONDS = 5.0
 
@@ -123,16 +125,10 @@ class MetricsFile(Logger):
         self._pending = []
 
     def _rewrite(self, rows: list[dict[str, Any]], columns: list[str]) -> None:
-        part = self.path.with_name(f".{self.path.name}.part")
-        try:
-            with part.open("w", newline="") as file:
-                writer = csv.DictWriter(file, columns)
-                writer.writeheader()
-                writer.writerows(rows)
-            os.replace(part, self.path)
-        except OSError:
-            part.unlink(missing_ok=True)
-            raise
+        with replacing(self.path) as part, part.open("w", newline="") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(rows)
         self._columns = columns
 
 

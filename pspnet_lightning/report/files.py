@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
+from pspnet_lightning.disk import replacing
 from pspnet_lightning.report.content import Content
 from pspnet_lightning.report.html import html_report
 from pspnet_lightning.report.markdown import markdown_report
@@ -23,8 +23,8 @@ def write_report(content: Content, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, make in _FILES.items():
-        path, part = folder / name, folder / f".{name}.part"
-        part.write_text(make(content), encoding="utf-8", newline="")
-        os.replace(part, path)
-        paths.append(path)
+        text = make(content)
+        with replacing(folder / name) as part:
+            part.write_text(text, encoding="utf-8", newline="")
+        paths.append(folder / name)
     return paths

@@ -11,8 +11,8 @@ from typing import Any, BinaryIO
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from pspnet_lightning.disk import DISK_FULL
 from pspnet_lightning.models.weight_files import read_weight_file
-from pspnet_lightning.runs.disk import DISK_FULL
 
 ON_ERROR = ("stop", "continue")
 
@@ -110,12 +110,6 @@ def damage(path: str | Path) -> str | None:
     except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError) as error:
         return str(error).splitlines()[0] if str(error) else type(error).__name__
     return None if record is None else f"the checksum of its record {record!r} does not match"
-
-
-def clear_parts(folder: Path) -> None:
-    """Removes what a killed process had begun to write: ``.NAME.part`` in a run's folder and its checkpoints."""
-    for part in (*folder.glob(".*.part"), *folder.glob("checkpoints/.*.part")):
-        part.unlink(missing_ok=True)
 
 
 def latest_checkpoint(folder: Path) -> Path | None:

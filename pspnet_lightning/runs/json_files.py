@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
+
+from pspnet_lightning.disk import replacing
 
 
 def write_json(content: Any, path: Path) -> None:
     """Strict JSON (not-a-number becomes null), written beside the target and renamed."""
-    part = path.with_name(f".{path.name}.part")
-    try:
+    with replacing(path) as part:
         part.write_text(json.dumps(_finite(content), indent=2, allow_nan=False) + "\n")
-        os.replace(part, path)
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise
 
 
 def _finite(value: Any) -> Any:

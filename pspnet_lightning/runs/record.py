@@ -17,8 +17,8 @@ from typing import Any, Self
 import cv2
 import torch
 
+from pspnet_lightning.disk import despite_full_disk
 from pspnet_lightning.runs.checkout import code_state
-from pspnet_lightning.runs.disk import despite_full_disk
 from pspnet_lightning.runs.json_files import write_json
 from pspnet_lightning.runs.plain_files import read_json
 from pspnet_lightning.runs.preempted import Preempted
@@ -37,11 +37,12 @@ _PACKAGES = {
 class RunRecord:
     """``with RunRecord(folder, ...) as record``: writes ``<folder>/run.json`` at the start and again at the end.
 
-    ``status`` is ``running``, then ``finished``, ``interrupted`` (Ctrl+C), ``preempted`` or ``failed``; a run that
-    was killed stays ``running``, with ``process`` telling which host and process that was. ``attempts`` and
-    ``seconds`` go on counting from an earlier record in the folder where ``resumed``; seconds that a killed attempt
-    trained after its last ``beat`` are lost. ``git`` is the checkout that this package runs from, or else the one
-    the user stands in; its uncommitted changes (untracked sources among them) are in ``diff.patch``.
+    ``status`` is ``running``, then ``finished``, ``stopped`` (by a limit, before there was a score), ``interrupted``
+    (Ctrl+C), ``preempted`` or ``failed``; a run that was killed stays ``running``, with ``process`` telling which host
+    and process that was. ``attempts`` and ``seconds`` go on counting from an earlier record in the folder where
+    ``resumed``; seconds that a killed attempt trained after its last ``beat`` are lost. ``git`` is the checkout that
+    this package runs from, or else the one the user stands in; its uncommitted changes (untracked sources among them)
+    are in ``diff.patch``.
 
     With ``write=False``, on all ranks but the first, nothing is written. ``explain`` makes ``error`` of an exception,
     by default the kind and the message's last line.
@@ -65,6 +66,7 @@ class RunRecord:
         earlier = (read_record(folder) if resumed else None) or {}
         self._earlier_seconds = float(earlier.get("seconds", 0.0))
         self._began = time.monotonic()
+        self._stopped = False
         self.content: dict[str, Any] = {
             "status": "running",
             "error": None,
@@ -92,7 +94,7 @@ class RunRecord:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        status = "finished"
+        status = "stopped" if self._stopped else "finished"
         if isinstance(error, Preempted):
             status = "preempted"
         elif isinstance(error, KeyboardInterrupt):
@@ -111,6 +113,10 @@ class RunRecord:
     def set_objective(self, name: str, value: float) -> None:
         """What a sweep optimises; written with the end."""
         self.content["objective"] = {"name": name, "value": value}
+
+    def stop(self) -> None:
+        """The run ends by a limit of its own, before there is an objective; it can be resumed."""
+        self._stopped = True
 
     def fail(self, message: str) -> None:
         """The end of a run whose process ends at once."""

@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics.aggregation import MeanMetric
 
 from pspnet_lightning.inference import SlidingWindow
+from pspnet_lightning.inference.finite import REMEDY, NotFinite, require_finite
 from pspnet_lightning.inference.network import SegmentationNetwork
 from pspnet_lightning.metrics import ConfusionMatrix, SegmentationScores, scores
 from pspnet_lightning.models.upsampling import LowLogits
@@ -166,9 +167,14 @@ class SegmentationModule(SegmentationNetwork):
         for group in batch:
             target = group["label"].long()
             if self.protocol is not None:
-                prediction = torch.stack([self._slide(image, self.protocol).argmax(0) for image in group["image"]])
+                prediction = torch.stack(
+                    [
+                        self._slide_labels(image, name, self.protocol)
+                        for image, name in zip(group["image"], group["name"], strict=True)
+                    ]
+                )
             else:
-                total, weight, prediction = self._loss_and_prediction(group["image"], target)
+                total, weight, prediction = self._loss_and_prediction(group["image"], target, group["name"])
                 # A mean over every valid pixel of the data set, however that is cut into batches and ranks.
                 weight = weight.clamp_min(torch.finfo(torch.float32).tiny)
                 self.val_loss.update(total / weight, weight=weight)
@@ -176,9 +182,16 @@ class SegmentationModule(SegmentationNetwork):
             predictions.append(prediction)
         return {"predictions": predictions}
 
-    def _loss_and_prediction(self, image: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The sum of the pixels' losses, that of their weights, and the label maps."""
+    def _slide_labels(self, image: Tensor, name: str, protocol: SlidingWindow) -> Tensor:
+        try:
+            return self._slide(image, protocol).argmax(0)
+        except NotFinite:
+            raise NotFinite([name]) from None
+
+    def _loss_and_prediction(self, image: Tensor, target: Tensor, names: list[str]) -> tuple[Tensor, Tensor, Tensor]:
+        """The sum of the pixels' losses, that of their weights, and the label maps. Raises NotFinite."""
         logits = self._logits_for_loss(image)
+        require_finite(logits.values if isinstance(logits, LowLogits) else logits, names)
         if isinstance(logits, LowLogits):
             return self.criterion.sums_and_labels(logits, target)  # type: ignore[operator]
         prediction = logits.argmax(dim=1)
@@ -227,8 +240,27 @@ class SegmentationModule(SegmentationNetwork):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._flush_pending()
+        self._require_finite_weights(checkpoint.get("state_dict", {}))
         if self.description is not None:
             checkpoint["pspnet_lightning"] = self.description
+
+    def _require_finite_weights(self, state_dict: dict[str, Tensor]) -> None:
+        """Nothing is resumed from, or chosen, that cannot answer: the loss shows it one step later than the weights."""
+        floating = {key: value for key, value in state_dict.items() if value.is_floating_point()}
+        if not floating:
+            return
+        # A buffer may be infinite by design, such as a mask.
+        trained = {key for key, _ in self.named_parameters()}
+        finite = torch.stack(
+            [value.isfinite().all() if key in trained else ~value.isnan().any() for key, value in floating.items()]
+        )
+        if not bool(finite.all()):
+            broken = [key for key, fine in zip(floating, finite.tolist(), strict=True) if not fine]
+            raise ValueError(
+                f"{len(broken)} of the network's {len(floating)} weights are no finite numbers (the first is "
+                f"{broken[0]}): no checkpoint is written, earlier ones are left as they are. The training has "
+                f"diverged: {REMEDY}"
+            )
 
 
 def _check_finite(pending: _PendingLoss) -> None:
@@ -236,6 +268,5 @@ def _check_finite(pending: _PendingLoss) -> None:
     if not math.isfinite(value):
         raise ValueError(
             f"the training loss is {value} at step {pending.step}; the batch's images: "
-            f"{', '.join(pending.names)}. Look at these files; a smaller optimizer.lr, a warm-up "
-            f"(scheduler.warmup_steps), trainer.gradient_clip_val, or precision=bf16-mixed instead of 16-mixed helps"
+            f"{', '.join(pending.names)}. Look at these files; {REMEDY}"
         )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from pspnet_lightning.disk import replacing
 
 
 def plot_curves(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
@@ -37,6 +38,5 @@ def plot_curves(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 def save_figure(figure: Any, path: Path, *, trim: bool = False) -> None:
     """Writes a matplotlib figure beside the target and renames; ``trim`` cuts off empty margins."""
-    part = path.with_name(f".{path.name}.part")
-    figure.savefig(part, format="png", dpi=110, bbox_inches="tight" if trim else None)
-    os.replace(part, path)
+    with replacing(path) as part:
+        figure.savefig(part, format="png", dpi=110, bbox_inches="tight" if trim else None)

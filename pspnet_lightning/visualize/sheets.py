@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 from pspnet_lightning.data.specs import Colour, DataSpec
+from pspnet_lightning.disk import replacing
 
 _IGNORED: Colour = (0, 0, 0)
 _INK, _PAPER = (30, 30, 34), (255, 255, 255)
@@ -188,15 +188,14 @@ def save_png(
     With a ``palette`` a map of indices (H, W) shows in its colours; what a program reads are the indices. ``notes``
     become text chunks of the PNG.
     """
-    part = path.with_name(f".{path.name}.part")
     picture = Image.fromarray(image)
     if palette is not None:
         picture.putpalette([value for colour in palette for value in colour])
     chunks = PngInfo()
     for key, text in (notes or {}).items():
         chunks.add_text(key, text, zip=True)
-    picture.save(part, format="PNG", pnginfo=chunks)
-    os.replace(part, path)
+    with replacing(path) as part:
+        picture.save(part, format="PNG", pnginfo=chunks)
 
 
 def _font() -> Any:

@@ -156,7 +156,7 @@ def test_the_whole_group_is_signalled_and_slurm_requeues(command: Run, expected,
 def test_ctrl_c(command: Run, tmp_path: Path) -> None:
     done = command("train", *ARGUMENTS, "hydra.run.dir=run", *fault(name="SIGINT", step=4))
     assert done.returncode == 130
-    assert done.stderr.count("error: interrupted") == 1
+    assert done.stderr.count("error: interrupted; no checkpoint had been written, the same command begins anew") == 1
     assert read_record(tmp_path / "run")["status"] == "interrupted"
 
 

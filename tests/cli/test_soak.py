@@ -1,10 +1,12 @@
 """Runs killed by SIGKILL again and again, and resumed by the same command, end as the undisturbed run does.
 
-``pytest -m slow -s tests/cli/test_soak.py`` prints the figures.
+``pytest -m slow -s tests/cli/test_soak.py`` prints the figures, of 4 runs on one rank and 2 on two.
+``PSPNET_SOAK=20,10 pytest ...`` runs the long form, 20 and 10.
 """
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from pathlib import Path
@@ -31,8 +33,12 @@ ARGUMENTS = [
 ]
 
 
+# How many runs on one rank, and on two.
+RUNS = [int(number) for number in os.environ.get("PSPNET_SOAK", "4,2").split(",")]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("runs", "ranks"), [(20, 1), (10, 2)])
+@pytest.mark.parametrize(("runs", "ranks"), zip(RUNS, (1, 2), strict=True), ids=["one rank", "two ranks"])
 def test_killed_at_random_and_resumed(command: Run, tmp_path: Path, runs: int, ranks: int) -> None:
     options = [*ARGUMENTS, f"trainer.devices={ranks}"]
     began = time.monotonic()

@@ -200,4 +200,4 @@ def test_list_data_trains(command: Run, small_list: Path, tmp_path: Path) -> Non
 
 
 def test_the_shim_is_the_command() -> None:
-    assert "pspnet_lightning.cli.train import main" in (REPOSITORY / "train.py").read_text()
+    assert "pspnet_lightning.cli.commands import train" in (REPOSITORY / "train.py").read_text()
