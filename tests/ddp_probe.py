@@ -20,17 +20,18 @@ PATHS = {"PYTHONPATH": os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests
 class Probe(Callback):
     """Writes ``<dirpath>/rank<r>.pt``: losses, the first optimiser step's gradients, names of images, validation sums.
 
-    ``blank`` ranks (a list) get labels that are all ignored.
+    ``blank`` ranks (a list) get labels that are all ignored. With ``freeze`` neither BatchNorm nor dropout train.
     """
 
-    def __init__(self, dirpath: str, blank: list[int] | None = None) -> None:
+    def __init__(self, dirpath: str, blank: list[int] | None = None, *, freeze: bool = True) -> None:
         self.folder = Path(dirpath)
+        self.freeze = freeze
         self.blank = blank or []
         self.seen: dict[str, Any] = {"losses": [], "train": [], "val": [], "pid": os.getpid()}
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         for module in pl_module.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm | nn.Dropout2d | nn.Dropout):
+            if self.freeze and isinstance(module, nn.modules.batchnorm._BatchNorm | nn.Dropout2d | nn.Dropout):
                 module.eval()
         self.seen["train"].append(list(batch["name"]))
         if trainer.global_rank in self.blank:

@@ -49,8 +49,9 @@ class ExportableProgram(nn.Module):
         self.normalize = mean is not None
         self.channels_last = channels_last
         if mean is not None and std is not None:
-            self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
-            self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
+            device = next(model.parameters()).device
+            self.register_buffer("mean", torch.tensor(mean, device=device).view(1, -1, 1, 1))
+            self.register_buffer("std", torch.tensor(std, device=device).view(1, -1, 1, 1))
         self.in_bfloat16 = bfloat16
         if bfloat16:
             self.backbone.to(torch.bfloat16)

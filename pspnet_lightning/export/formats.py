@@ -6,6 +6,7 @@ Metadata, names to strings, travels in the file: ``metadata_props`` of ONNX, ``e
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import logging
@@ -32,10 +33,15 @@ def write_program(
 ) -> None:
     """Writes ``program``, seen at work on the example ``image`` (N, C, H, W), whose N, H and W become dynamic.
 
+    The file is for the CPU wherever the program lies; it stays there.
+
     ``file_format``: "onnx", "torch_export" or "torchscript". N must be above 1 in the example, sides above the output
     stride. Raises ValueError where onnx or onnxscript is not installed.
     """
     assert image.shape[0] > 1
+    if any(tensor.device.type != "cpu" for tensor in program.state_dict().values()):
+        program = copy.deepcopy(program).cpu()
+    image = image.cpu()
     with warnings.catch_warnings(), torch.no_grad(), _quiet():
         # That TorchScript is on its way out, and what exporters say of their own insides, is not the user's to mend.
         warnings.simplefilter("ignore")
