@@ -48,7 +48,7 @@ def test_a_run_is_recorded(command: Run, tmp_path: Path) -> None:
 
 
 def test_jobs_of_a_sweep_and_their_failures(command: Run, tmp_path: Path) -> None:
-    # The second job's bins are no bins: found when the network is built.
+    # The second job's bins are no bins: found before the data are opened.
     done = command("train", "-m", "model.bins=[1],[0]", "hydra.sweep.dir=sweep", *SCENES)
     assert done.returncode == 1
     good, bad = (read_record(tmp_path / "sweep" / job) for job in ("0", "1"))
@@ -57,7 +57,7 @@ def test_jobs_of_a_sweep_and_their_failures(command: Run, tmp_path: Path) -> Non
     assert "model.bins=[1]" in good["overrides"]
     assert bad["status"] == "failed"
     assert bad["job"]["num"] == 1
-    assert "bins=[0]: 0 is not a positive whole number" in bad["error"]
+    assert "model.bins=[0] must be a list, each a whole number from 1 to 512" in bad["error"]
     assert bad["ended"] is not None
 
 

@@ -225,7 +225,7 @@ def test_the_command(sweep: Path, command: Run) -> None:
         (["nowhere"], "error: run or sweep folder 'nowhere' does not exist"),
         ([], "error: folder is required: give folder=... on the command line"),
         (["sweep", "metric=val/iou"], "error: metric='val/iou': no job has it; they have val/miou, val/aacc, val/macc"),
-        (["sweep", "direction=up"], "error: direction='up' must be maximize or minimize"),
+        (["sweep", "direction=up"], "error: direction=up must be maximize or minimize, or null"),
         (["sweep", "ouput=x"], "error: ouput: there is no such key"),
     ):
         failed = command("report", *words)
@@ -246,7 +246,7 @@ def test_the_report_of_a_sweep_that_was_really_run(command: Run, tmp_path: Path)
     page = (tmp_path / "s" / "report.html").read_text()
     assert page.count("<img ") == 3 * (2 + 2)
     assert page.count("<polyline") == 2 * 2  # mIoU and validation loss; eight images make no row of training
-    assert "0 is not a positive whole number" in page
+    assert "model.bins=[0] must be a list, each a whole number" in page
     # What it says is what the runs wrote.
     scores = [json.loads((tmp_path / "s" / str(job) / "results.json").read_text())["miou"] for job in (0, 1)]
     for score in scores:

@@ -24,6 +24,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from pspnet_lightning.config import check_config
 from pspnet_lightning.data import TrainTransform
 from pspnet_lightning.data.reading import map_label, read_image, read_raw_label
 from pspnet_lightning.data.specs import IMAGENET_MEAN, IMAGENET_STD, benchmark_spec
@@ -34,6 +35,7 @@ Pair = tuple[Path, Path]
 
 def measure_input(cfg: DictConfig) -> None:
     """Prints the table and writes benchmark_input.json into the run folder."""
+    check_config(cfg, "benchmark_input")
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:

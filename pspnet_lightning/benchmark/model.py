@@ -35,26 +35,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pspnet_lightning.benchmark.memory import peak_memory
 from pspnet_lightning.benchmark.ways import (
-    FORMULATIONS,
-    LAYOUTS,
-    MEASURES,
-    MODES,
     PRECISIONS,
     Subjects,
     Way,
     reference_way,
     ways,
 )
-from pspnet_lightning.config import as_plain, nearest
+from pspnet_lightning.config import as_plain, check_config
 from pspnet_lightning.runs.json_files import write_json
 
-_CHOICES = {
-    "measure": MEASURES,
-    "formulations": FORMULATIONS,
-    "precisions": tuple(PRECISIONS),
-    "layouts": tuple(LAYOUTS),
-    "modes": MODES,
-}
 _WHAT = {
     "forward": "network to the heads' logits",
     "labels": "image to label map",
@@ -65,6 +54,7 @@ _WHAT = {
 
 def measure_model(config: DictConfig) -> None:
     """Prints a table for each measure and writes benchmark_model.json into the run folder."""
+    check_config(config, "benchmark_model")
     cfg = as_plain(config)
     device = _check(cfg)
     if cfg["threads"] is not None:
@@ -92,19 +82,8 @@ def measure_model(config: DictConfig) -> None:
 
 
 def _check(cfg: dict[str, Any]) -> torch.device:
-    for key, known in _CHOICES.items():
-        if not cfg[key]:
-            raise ValueError(f"{key} is empty; known are: {', '.join(known)}")
-        for value in cfg[key]:
-            if value not in known:
-                raise ValueError(f"{key}: {value!r}: {nearest(value, known)}")
-    for key in ("size", "batch", "train_batch", "rounds", "classes", "width", "height"):
-        if cfg[key] < 1:
-            raise ValueError(f"{key}={cfg[key]} must be at least 1")
     if "train" in cfg["measure"] and cfg["train_batch"] < 2:
         raise ValueError(f"train_batch={cfg['train_batch']} must be at least 2: BatchNorm of the pyramid's bin 1")
-    if cfg["threads"] is not None and cfg["threads"] < 1:
-        raise ValueError(f"threads={cfg['threads']} must be at least 1, or null")
     name = cfg["device"]
     if name not in ("auto", "cpu", "cuda"):
         raise ValueError(f"device={name!r} must be auto, cpu or cuda")

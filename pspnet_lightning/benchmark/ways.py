@@ -21,11 +21,8 @@ from pspnet_lightning.models import PSPNet, exchange_convolutions, prepare_for_i
 from pspnet_lightning.models.fast import restore_convolutions
 from pspnet_lightning.training.losses import CrossEntropy, segmentation_loss
 
-MEASURES = ("forward", "labels", "sliding", "train")
-FORMULATIONS = ("concatenation", "exact", "prepared")
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
-MODES = ("eager", "compiled")
 
 
 @dataclass(frozen=True)

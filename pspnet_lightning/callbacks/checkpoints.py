@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import lightning as L
+from annotated_types import Ge
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
@@ -43,7 +44,7 @@ class StepCheckpoint(RunCheckpoint):
     epoch and not between a batch and its validation, but one batch later: resuming there would skip that validation.
     """
 
-    def __init__(self, dirpath: str, every_n_train_steps: int) -> None:
+    def __init__(self, dirpath: str, every_n_train_steps: Annotated[int, Ge(1)]) -> None:
         super().__init__(
             dirpath=dirpath,
             filename="last",

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import lightning as L
 import numpy as np
 import torch
+from annotated_types import Interval
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
@@ -28,7 +29,12 @@ class ValidationPictures(Callback):
     ``best/``.
     """
 
-    def __init__(self, dirpath: str, count: int = 6, hardest: int = 6) -> None:
+    def __init__(
+        self,
+        dirpath: str,
+        count: Annotated[int, Interval(ge=1, le=1000)] = 6,
+        hardest: Annotated[int, Interval(ge=0, le=1000)] = 6,
+    ) -> None:
         if count < 1 or hardest < 0:
             raise ValueError(
                 f"callbacks.pictures.count={count} must be at least 1 and hardest={hardest} at least 0; "

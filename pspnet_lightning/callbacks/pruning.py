@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import statistics
 from pathlib import Path
+from typing import Annotated, Literal
 
 import lightning as L
+from annotated_types import Ge
 from lightning.pytorch.callbacks import Callback
 
 from pspnet_lightning.runs import Job, history, read_sweep
@@ -27,10 +29,10 @@ class MedianPruning(Callback):
         self,
         dirpath: str,
         monitor: str = "val/miou",
-        mode: str = "maximize",
-        fold: int = 0,
-        first_epoch: int = 3,
-        min_finished: int = 3,
+        mode: Literal["maximize", "minimize"] = "maximize",
+        fold: Annotated[int, Ge(0)] = 0,
+        first_epoch: Annotated[int, Ge(0)] = 3,
+        min_finished: Annotated[int, Ge(1)] = 3,
     ) -> None:
         if mode not in ("maximize", "minimize"):
             raise ValueError(f"mode={mode!r} must be maximize or minimize")

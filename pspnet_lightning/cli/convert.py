@@ -11,12 +11,12 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from pspnet_lightning.config import as_plain, build_module, build_source, nearest
+from pspnet_lightning.config import as_plain, build_module, build_source, check_config
 from pspnet_lightning.data import DataSpec
 from pspnet_lightning.data.specs import benchmark_spec
 from pspnet_lightning.export import read_weights
 from pspnet_lightning.launch.app import run
-from pspnet_lightning.models.convert import SOURCES, Converted, convert, read_caffemodel
+from pspnet_lightning.models.convert import Converted, convert, read_caffemodel
 from pspnet_lightning.models.weight_files import PickledObjectsError, read_weight_file
 from pspnet_lightning.runs.checkpoint import load
 from pspnet_lightning.runs.checkpoint_io import AtomicCheckpointIO
@@ -32,8 +32,7 @@ def convert_weights(cfg: DictConfig) -> None:
 
     Raises ValueError listing every key that does not fit, and where the data set has another number of classes.
     """
-    if cfg.source not in SOURCES:
-        raise ValueError(f"source={cfg.source!r} is unknown; {nearest(cfg.source, SOURCES)}")
+    check_config(cfg, "convert")
     output = Path(cfg.output)
     if output.suffix != ".ckpt":
         raise ValueError(f"output={cfg.output!r}: a checkpoint is named *.ckpt")

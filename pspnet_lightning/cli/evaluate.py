@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from pspnet_lightning.callbacks import EvaluationReport, SavePredictions, progress_bar
-from pspnet_lightning.config import as_plain, build, build_eval_data, nearest
+from pspnet_lightning.config import as_plain, build, build_eval_data, check_config, settle_precision
 from pspnet_lightning.config.evaluation import build_protocol, sha256_of, shown_protocol
 from pspnet_lightning.config.trusted import StoredConfig
 from pspnet_lightning.data import DataSpec
@@ -53,9 +53,9 @@ def evaluate(cfg: DictConfig) -> float:
 
 
 def _evaluate(cfg: DictConfig, folder: Path, job: Job) -> float:
+    check_config(cfg, "evaluate")
+    settle_precision(cfg)
     match_devices(cfg)
-    if cfg.split not in _METHODS:
-        raise ValueError(f"split={cfg.split!r} is not a split to evaluate; {nearest(cfg.split, _METHODS)}")
     config, content = stored_config(cfg.checkpoint, cfg.trust)
     trained = spec_of(content)
     data = _data(cfg, config, trained)

@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from torch import Tensor
 
-from pspnet_lightning.config import as_plain, build_eval_data, nearest
+from pspnet_lightning.config import as_plain, build_eval_data, check_config
 from pspnet_lightning.config.evaluation import trained_bands
 from pspnet_lightning.config.trusted import StoredConfig
 from pspnet_lightning.data import DataSpec, SegmentationDataset, sample_indices
@@ -39,7 +39,6 @@ from pspnet_lightning.runs.checkpoint import rebuild, spec_of, stored_config
 from pspnet_lightning.runs.json_files import write_json
 from pspnet_lightning.training.module import SegmentationModule
 
-_SPLITS, _BASELINES = ("train", "val", "test"), ("mean", "zero")
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 
@@ -64,9 +63,7 @@ def explain_checkpoint(cfg: DictConfig) -> None:
     Images are seen whole, at their own size, in float32. Raises ValueError where checkpoint, data and images do not
     fit each other.
     """
-    for key, allowed in (("split", _SPLITS), ("baseline", _BASELINES)):
-        if cfg[key] not in allowed:
-            raise ValueError(f"{key}={cfg[key]!r} is not known; {nearest(str(cfg[key]), allowed)}")
+    check_config(cfg, "explain")
     folder = Path(cfg.output)
     config, content = stored_config(cfg.checkpoint, cfg.trust)
     spec = spec_of(content)

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from pspnet_lightning import __version__
 from pspnet_lightning.cli.export_check import check_file, images_of, smallest_side
-from pspnet_lightning.config import nearest
+from pspnet_lightning.config import check_config
 from pspnet_lightning.disk import naming
 from pspnet_lightning.export import FORMATS, SUFFIXES, ExportableProgram, quantize, write_program, write_weights
 from pspnet_lightning.launch.app import run
@@ -45,6 +45,7 @@ def export(cfg: DictConfig) -> None:
 
     Raises ValueError, which ends the command with exit code 1 and leaves no new file, where the check fails.
     """
+    check_config(cfg, "export")
     target = _target(cfg)
     image_type = _image_type(cfg)
     _check_precision(cfg)
@@ -90,8 +91,6 @@ def _working_folder(target: Path) -> Iterator[Path]:
 
 
 def _target(cfg: DictConfig) -> Path:
-    if cfg.format not in FORMATS:
-        raise ValueError(f"format={cfg.format!r} is not a format to export to; {nearest(cfg.format, FORMATS)}")
     suffix = SUFFIXES[cfg.format]
     checkpoint = Path(cfg.checkpoint)
     if cfg.output is None:
@@ -105,8 +104,6 @@ def _target(cfg: DictConfig) -> Path:
 
 
 def _check_precision(cfg: DictConfig) -> None:
-    if cfg.precision not in _PRECISIONS:
-        raise ValueError(f"precision={cfg.precision!r} is unknown; {nearest(cfg.precision, _PRECISIONS)}")
     if cfg.format not in _PRECISIONS[cfg.precision]:
         raise ValueError(
             f"precision={cfg.precision} is written for format={' and '.join(_PRECISIONS[cfg.precision])}, not for "
@@ -114,8 +111,6 @@ def _check_precision(cfg: DictConfig) -> None:
         )
     if cfg.precision != "float32" and cfg.fold is False:
         raise ValueError(f"precision={cfg.precision} needs the BatchNorms folded; leave fold=false out")
-    if cfg.calibration < 4:
-        raise ValueError(f"calibration={cfg.calibration}: at least 4 images are needed")
 
 
 def _image_type(cfg: DictConfig) -> torch.dtype:
@@ -127,8 +122,6 @@ def _image_type(cfg: DictConfig) -> torch.dtype:
                 )
     if cfg.image_type is None:
         return torch.uint8 if cfg.normalize else torch.float32
-    if cfg.image_type not in _IMAGE_TYPES:
-        raise ValueError(f"image_type={cfg.image_type!r} is unknown; {nearest(cfg.image_type, _IMAGE_TYPES)}")
     if not cfg.normalize:
         raise ValueError(
             f"image_type={cfg.image_type} has a meaning with normalize=true only; normalised images are float32"

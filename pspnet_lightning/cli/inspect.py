@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from pspnet_lightning.config import as_plain, build_source
+from pspnet_lightning.config import as_plain, build_source, check_config
 from pspnet_lightning.data import DataSpec, SegmentationDataset, sample_indices
 from pspnet_lightning.data.inspection import Inspection, inspect_split
 from pspnet_lightning.launch.app import run, shown, track
@@ -30,6 +30,7 @@ def inspect(cfg: DictConfig) -> None:
 
     Raises ValueError, which ends the command with exit code 1, when a file is broken.
     """
+    check_config(cfg, "inspect")
     folder = Path(HydraConfig.get().runtime.output_dir)
     with locked(folder, f"folder {shown(folder)}", "give another hydra.run.dir=..."):
         _inspect(cfg, folder)
@@ -38,8 +39,6 @@ def inspect(cfg: DictConfig) -> None:
 def _inspect(cfg: DictConfig, folder: Path) -> None:
     source = build_source(cfg.data)
     splits: dict[str, SegmentationDataset] = {name: source(name) for name in as_plain(cfg.splits)}
-    if not splits:
-        raise ValueError("splits=[] names no split; give splits=[train,val]")
     spec = next(iter(splits.values())).spec
     threads = len(os.sched_getaffinity(0))
     found = [

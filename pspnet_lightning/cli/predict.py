@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 
+from pspnet_lightning.config import check_config
 from pspnet_lightning.config.evaluation import build_protocol, sha256_of, shown_protocol, trained_bands, trained_crop
 from pspnet_lightning.config.trusted import StoredConfig
 from pspnet_lightning.data import DataSpec
@@ -44,6 +45,7 @@ def predict(cfg: DictConfig) -> None:
 
     Raises ValueError, which ends the command with exit code 1, at the end, listing what could not be predicted.
     """
+    check_config(cfg, "predict")
     outputs = Outputs(cfg.index, cfg.overlay, cfg.probabilities, cfg.opacity)
     config, content = stored_config(cfg.checkpoint, cfg.trust)
     spec = spec_of(content)

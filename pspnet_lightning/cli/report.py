@@ -7,6 +7,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from pspnet_lightning.config import check_config
 from pspnet_lightning.launch.app import run
 from pspnet_lightning.launch.locks import locked
 from pspnet_lightning.report import gather, headline, write_report
@@ -27,10 +28,7 @@ def report(cfg: DictConfig) -> None:
 
     Raises ValueError for a folder that is missing or holds no run, an unknown metric or direction.
     """
-    if cfg.direction not in _MODES:
-        raise ValueError(f"direction={cfg.direction!r} must be maximize or minimize")
-    if cfg.pictures < 0:
-        raise ValueError(f"pictures={cfg.pictures} must be at least 0")
+    check_config(cfg, "report")
     content = gather(cfg.folder, metric=cfg.metric, mode=_MODES[cfg.direction], pictures=cfg.pictures)
     print(headline(content))
     folder = Path(cfg.output or cfg.folder)

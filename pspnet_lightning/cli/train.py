@@ -18,14 +18,22 @@ from omegaconf import DictConfig, OmegaConf
 
 from pspnet_lightning.callbacks.limits import limit_reached
 from pspnet_lightning.callbacks.preemption import Preemption
-from pspnet_lightning.config import as_plain, build, build_data, build_module, check_keys
+from pspnet_lightning.config import (
+    as_plain,
+    build,
+    build_data,
+    build_module,
+    check_config,
+    check_keys,
+    settle_precision,
+)
 from pspnet_lightning.data import fingerprint, silent
 from pspnet_lightning.data.transforms import as_size
 from pspnet_lightning.disk import clear_parts, replacing
 from pspnet_lightning.launch import optuna_sweeper
 from pspnet_lightning.launch.app import USER_ERRORS, explain, interruptible, keeping, shown, track
 from pspnet_lightning.launch.job import Job
-from pspnet_lightning.launch.preflight import preflight
+from pspnet_lightning.launch.preflight import check_rate, preflight
 from pspnet_lightning.launch.ranks import match_devices, start
 from pspnet_lightning.launch.repeat import compare_weights, differences, repeating
 from pspnet_lightning.launch.resume import checkpoint_to_resume, kept_in, typed
@@ -49,6 +57,7 @@ def main() -> None:
 
 def one_job(cfg: DictConfig) -> float:
     """What Hydra calls: ``train``, and around it what a job of a sweep needs."""
+    settle_precision(cfg)  # before an earlier attempt of the job is compared with it
     return run_job(cfg, train)
 
 
@@ -72,6 +81,8 @@ def train(cfg: DictConfig) -> float:
 
 
 def _train(cfg: DictConfig, folder: Path, record: RunRecord, job: Job, preemption: Preemption) -> float:
+    check_config(cfg, "train")
+    check_rate(as_plain(cfg), HydraConfig.get().overrides.task)
     match_devices(cfg)
     L.seed_everything(cfg.seed, workers=False, verbose=False)
     torch.set_float32_matmul_precision(cfg.float32_matmul_precision)
@@ -192,8 +203,14 @@ def _fit_and_report(
         _save_config(cfg, folder / "config.yaml")
         log_config(trainer, as_plain(cfg))
         print(f"data {data.spec.name}, {data.spec.num_classes} classes; run folder {shown(folder)}", flush=True)
-        for line in preflight(as_plain(cfg), data, devices=trainer.world_size, synchronized=layer_sync.active(trainer)):
-            print(line, flush=True)
+        found = preflight(
+            as_plain(cfg),
+            data,
+            rates=module.rates(),
+            devices=trainer.world_size,
+            synchronized=layer_sync.active(trainer),
+        )
+        print(*found, sep="\n", flush=True)
 
     with interruptible():
         trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)

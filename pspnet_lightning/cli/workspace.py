@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from omegaconf import DictConfig
 
+from pspnet_lightning.config import check_config
 from pspnet_lightning.launch.app import run
 from pspnet_lightning.loggers.workspace import save_workspace
 
@@ -15,4 +16,5 @@ def main() -> None:
 
 def workspace(cfg: DictConfig) -> None:
     """Saves the workspace and prints its address; needs a login."""
+    check_config(cfg, "workspace")
     print(save_workspace(cfg.project, cfg.entity, group=cfg.group, name=cfg.name), flush=True)

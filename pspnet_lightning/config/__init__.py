@@ -13,6 +13,8 @@ from pspnet_lightning.config.building import (
     nearest,
     split_data_node,
 )
+from pspnet_lightning.config.precision import settle_precision
+from pspnet_lightning.config.values import check_config
 
 __all__ = [
     "CONFIG_DIR",
@@ -23,7 +25,9 @@ __all__ = [
     "build_model",
     "build_module",
     "build_source",
+    "check_config",
     "check_keys",
     "nearest",
+    "settle_precision",
     "split_data_node",
 ]

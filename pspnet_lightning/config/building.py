@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from pspnet_lightning.config.targets import construct, find_object
+from pspnet_lightning.config.targets import construct
+from pspnet_lightning.config.values import checked_node, target_of
 from pspnet_lightning.data import DataSpec, EvalTransform, FoldSource, Progress, silent
 from pspnet_lightning.models import PSPNet, load_imagenet_weights
 from pspnet_lightning.training.datamodule import SegmentationDataModule, Source
@@ -25,7 +26,7 @@ CONFIG_DIR = _INSTALLED if _INSTALLED.is_dir() else _CHECKOUT
 LOADER_KEYS = ("batch_size", "val_batch_size", "num_workers", "check", "overfit")
 FOLD_KEYS = ("folds", "fold", "group")
 # Keys of the `data` node that other nodes interpolate: a data set's own recipe.
-RECIPE_KEYS = ("crop_size", "epochs", "lr")
+RECIPE_KEYS = ("crop_size", "epochs", "lr", "recipe")
 
 
 def nearest(key: str, known: Iterable[str]) -> str:
@@ -45,20 +46,19 @@ def build(node: Mapping[str, Any], where: str, **extra: Any) -> Any:
 
     ``where`` is the node's place in the config ("model"), for messages. ``extra`` are arguments that the
     wiring supplies. Raises ValueError for a node without ``_target_``, for a key that the target does not take
-    (with the nearest one that it does) and for a target that cannot be imported.
+    (with the nearest one that it does), for a value outside what the signature says, and for a target that cannot be
+    imported.
 
     The node may name anything: it is the user's own, or has passed ``trusted.check_trusted``.
     """
     plain = as_plain(node)
     check_keys(plain, where, extra=extra)
-    return construct(plain, where, **extra)
+    return construct(checked_node(plain, where), where, **extra)
 
 
 def check_keys(node: Mapping[str, Any], where: str, *, extra: Mapping[str, Any] | None = None) -> None:
     """The checks of ``build`` without building."""
-    if not isinstance(node, Mapping) or "_target_" not in node:
-        raise ValueError(f"{where}: this node needs a _target_ (a class or function to build), it has {node!r}")
-    parameters = inspect.signature(_imported(node["_target_"], where)).parameters
+    parameters = inspect.signature(target_of(node, where)).parameters
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return
     # Arguments that the wiring supplies cannot be overridden by a config.
@@ -68,23 +68,14 @@ def check_keys(node: Mapping[str, Any], where: str, *, extra: Mapping[str, Any] 
             raise ValueError(f"{where}.{key}: unknown key; {nearest(key, allowed)}")
 
 
-def _imported(name: Any, where: str) -> Any:
-    try:
-        return find_object(name)
-    except Exception as error:
-        raise ValueError(f"{where}._target_={name!r} cannot be imported: {error}") from error
-
-
 def split_data_node(node: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The ``data`` node as (source node, loader arguments); the folds are ``build_source``'s."""
     plain = dict(as_plain(node))
     loader = {key: plain.pop(key) for key in LOADER_KEYS if key in plain}
     for key in (*RECIPE_KEYS, *FOLD_KEYS):
         plain.pop(key, None)
-    target = plain.get("_target_")
-    if target is None:
-        raise ValueError("data: this node needs a _target_, the function that opens a split")
-    parameters = set(inspect.signature(_imported(target, "data")).parameters) - {"split"}
+    target = target_of(plain, "data")
+    parameters = set(inspect.signature(target).parameters) - {"split"}
     for key in plain:
         if key not in parameters and not key.startswith("_"):
             raise ValueError(
@@ -92,8 +83,26 @@ def split_data_node(node: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, 
             )
     missing = [key for key, value in plain.items() if value == "???"]
     if missing:
-        raise ValueError(f"data.{missing[0]} is required: give data.{missing[0]}=... on the command line")
-    return plain, loader
+        told = f"data.{missing[0]} is required: give data.{missing[0]}=... on the command line"
+        raise ValueError(told if missing[0] != "root" else f"{told}. {_remedy(target, plain)}".rstrip(" ."))
+    checked = checked_node({**plain, **loader}, "data")
+    return {key: checked[key] for key in plain}, {key: checked[key] for key in loader}
+
+
+def _remedy(target: Callable[..., Any], node: Mapping[str, Any]) -> str:
+    """What a data set says of a folder that is not there: how its files have to lie, where they are to be had."""
+    required = [
+        name
+        for name, parameter in inspect.signature(target).parameters.items()
+        if parameter.default is parameter.empty and name in node
+    ]
+    try:
+        target("train", **{name: node[name] for name in required})
+    except FileNotFoundError as error:
+        return str(error).partition(" is not a folder. ")[2]
+    except Exception:  # of a function that is not ours nothing is known
+        pass
+    return ""
 
 
 def build_source(node: Mapping[str, Any]) -> Source:

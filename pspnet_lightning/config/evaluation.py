@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from pspnet_lightning.config import as_plain, nearest
+from pspnet_lightning.config import as_plain
 from pspnet_lightning.data.transforms import as_size
 from pspnet_lightning.inference import SlidingWindow
 
@@ -29,17 +29,10 @@ def build_protocol(node: DictConfig, config: Mapping[str, Any], data_name: str) 
         crop = trained_crop(config)
     elif crop == "whole":
         crop = None
-    elif isinstance(crop, str) or crop is None:
-        words = ["checkpoint", "whole"]
-        raise ValueError(
-            f"evaluation.crop_size={crop!r} must be a number, [height, width] or a word; {nearest(str(crop), words)}"
-        )
     else:
         crop = as_size(crop)
     if base == "official":
         base = OFFICIAL_BASE_SIZE.get(data_name)
-    elif base is not None and not isinstance(base, int):
-        raise ValueError(f"evaluation.base_size={base!r} must be official, null or a number of pixels")
     return SlidingWindow(
         crop, base, tuple(plain["scales"]), plain["flip"], plain["stride_rate"], batch_size=plain["batch_size"]
     )

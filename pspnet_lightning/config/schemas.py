@@ -1,231 +1,267 @@
-"""The schema of each command's configuration: a key at the top of a primary that is not here is an error."""
+"""The schema of each command's configuration: a key at the top of a primary that is not here is an error.
+
+Types and ranges stand here, the defaults in the YAML alone. What a node builds is checked by the signature of its
+``_target_``; see ``values``.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
-from typing import Any
+import dataclasses
+import enum
+import typing
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Annotated, Any, Literal
 
+from annotated_types import Ge, Interval, MinLen
 from hydra.core.config_store import ConfigStore
-from omegaconf import OmegaConf
+from omegaconf import MISSING, OmegaConf
+
+from pspnet_lightning.data.transforms import CropSize
+from pspnet_lightning.models.pyramid import Bins
+
+
+class Kind(enum.Enum):
+    """What a node of the configuration is."""
+
+    NODE = "has a _target_ that is built"
+    NODES = "names to such nodes, or null"
+    OVERRIDES = "keys to lay over a checkpoint's node"
+    UNUSED = "is there because a data set's config may choose it"
+
+
+Node = Annotated[dict[str, Any], Kind.NODE]
+Nodes = Annotated[dict[str, Any], Kind.NODES]
+Overrides = Annotated[dict[str, Any], Kind.OVERRIDES]
+Unused = Annotated[dict[str, Any], Kind.UNUSED]
+
+Positive = Annotated[int, Ge(1)]
+Count = Annotated[int, Ge(0)]
+Seed = Annotated[int, Interval(ge=0, le=2**32 - 1)]  # numpy's
+Batch = Annotated[int, Interval(ge=1, le=4096)]
+Pictures = Annotated[int, Interval(ge=0, le=1000)]
+Side = Annotated[int, Interval(ge=1, le=32767)]
+Text = Annotated[str, MinLen(1)]
+Scale = Annotated[float, Interval(ge=0.05, le=20)]
+Direction = Literal["maximize", "minimize"]
 
 
 @dataclass
 class CheckpointConfig:
     """How checkpoints are written."""
 
-    on_error: str = "stop"
+    on_error: Literal["stop", "continue"]
 
 
 @dataclass
 class SweepConfig:
     """How the jobs of a sweep go together; see ``launch/sweep.py``."""
 
-    resume: bool = False
-    stop_on_error: bool = False
-    direction: str = "maximize"
+    resume: bool
+    stop_on_error: bool
+    direction: Direction
 
 
 @dataclass
 class TrainConfig:
-    """The top level of ``train.yaml``. A key that is not here is an error."""
+    """The top level of ``train.yaml``."""
 
-    data: dict[str, Any] = field(default_factory=dict)
-    model: dict[str, Any] = field(default_factory=dict)
-    augment: dict[str, Any] = field(default_factory=dict)
-    loss: dict[str, Any] = field(default_factory=dict)
-    optimizer: dict[str, Any] = field(default_factory=dict)
-    scheduler: dict[str, Any] = field(default_factory=dict)
-    trainer: dict[str, Any] = field(default_factory=dict)
-    callbacks: dict[str, Any] = field(default_factory=dict)
-    logger: dict[str, Any] = field(default_factory=dict)
-    seed: int = 0
-    tags: list[str] = field(default_factory=list)
-    ckpt_path: str | None = None
-    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    repeats: str | None = None
-    compile: bool = False
-    channels_last: bool = True
-    fast: bool = True
-    float32_matmul_precision: str = "highest"
-    objective: str = "val/miou"
-    sweep: SweepConfig = field(default_factory=SweepConfig)
-    trust: list[str] = field(default_factory=list)
+    data: Node
+    model: Node
+    augment: Node
+    loss: Node
+    optimizer: Node
+    scheduler: Node
+    trainer: Node
+    callbacks: Nodes
+    logger: Nodes
+    seed: Seed
+    tags: list[str]
+    ckpt_path: Text | None
+    checkpoint: CheckpointConfig
+    repeats: str | None
+    compile: bool
+    channels_last: bool
+    fast: bool
+    float32_matmul_precision: Literal["highest", "high", "medium"]
+    objective: Text
+    sweep: SweepConfig
+    trust: list[Text]
 
 
 @dataclass
 class ProtocolConfig:
     """The ``evaluation`` node: how images are predicted; see ``config/evaluation.py``."""
 
-    crop_size: Any = "whole"
-    base_size: Any = None
-    scales: list[float] = field(default_factory=lambda: [1.0])
-    flip: bool = False
-    stride_rate: float = 2 / 3
-    batch_size: int = 4
+    crop_size: Literal["whole", "checkpoint"] | CropSize
+    base_size: Literal["official"] | Side | None
+    scales: Annotated[list[Scale], MinLen(1)]
+    flip: bool
+    stride_rate: Annotated[float, Interval(gt=0, le=1)]
+    batch_size: Batch
 
 
 @dataclass
 class EvaluationConfig(ProtocolConfig):
     """The ``evaluation`` node of an evaluation: also what is written."""
 
-    save_predictions: bool = False
-    pictures: int = 4
+    save_predictions: bool
+    pictures: Pictures
 
 
 @dataclass
 class EvaluateConfig:
-    """The top level of ``evaluate.yaml``. ``data`` and ``model`` hold overrides of the checkpoint's own nodes."""
+    """The top level of ``evaluate.yaml``."""
 
-    checkpoint: str = "???"
-    split: str = "val"
-    data: dict[str, Any] = field(default_factory=dict)
-    model: dict[str, Any] = field(default_factory=dict)
-    augment: dict[str, Any] = field(default_factory=dict)
-    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
-    trainer: dict[str, Any] = field(default_factory=dict)
-    trust: list[str] = field(default_factory=list)
+    checkpoint: Text
+    split: Literal["val", "test"]
+    data: Overrides
+    model: Overrides
+    augment: Unused
+    evaluation: EvaluationConfig
+    trainer: Node
+    trust: list[Text]
 
 
 @dataclass
 class ConvertConfig:
-    """The top level of ``convert.yaml``. ``model`` and ``augment`` are there because a data set may choose them."""
+    """The top level of ``convert.yaml``."""
 
-    weights: str = "???"
-    source: str = "???"
-    output: str = "???"
-    bins: list[int] | None = None
-    data: dict[str, Any] = field(default_factory=dict)
-    model: dict[str, Any] = field(default_factory=dict)
-    augment: dict[str, Any] = field(default_factory=dict)
-    loss: dict[str, Any] = field(default_factory=dict)
+    weights: Text
+    source: Literal["semseg", "mmseg", "caffe"]
+    output: Text
+    bins: Bins | None
+    data: Node
+    model: Unused
+    augment: Unused
+    loss: Node
 
 
 @dataclass
 class ExportConfig:
     """The top level of ``export.yaml``."""
 
-    checkpoint: str = "???"
-    format: str = "onnx"
-    output: str | None = None
-    normalize: bool = False
-    image_type: str | None = None
-    labels: bool = False
-    fold: bool | None = None
-    precision: str = "float32"
-    calibration: int = 32
-    data: dict[str, Any] = field(default_factory=dict)
-    trust: list[str] = field(default_factory=list)
+    checkpoint: Text
+    format: Literal["onnx", "torch_export", "torchscript", "safetensors"]
+    output: Text | None
+    normalize: bool
+    image_type: Literal["uint8", "float32"] | None
+    labels: bool
+    fold: bool | None
+    precision: Literal["float32", "bfloat16", "int8"]
+    calibration: Annotated[int, Ge(4)]
+    data: Overrides
+    trust: list[Text]
 
 
 @dataclass
 class PredictConfig:
     """The top level of ``predict.yaml``."""
 
-    checkpoint: str = "???"
-    input: str = "???"
-    output: str = "???"
-    index: bool = True
-    overlay: bool = True
-    probabilities: bool = False
-    opacity: float = 0.5
-    stream_above: int = 16_000_000
-    device: str = "auto"
-    precision: str = "32-true"
-    evaluation: ProtocolConfig = field(default_factory=ProtocolConfig)
-    trust: list[str] = field(default_factory=list)
+    checkpoint: Text
+    input: Text
+    output: Text
+    index: bool
+    overlay: bool
+    probabilities: bool
+    opacity: Annotated[float, Interval(ge=0, le=1)]
+    stream_above: Positive
+    device: Text
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"]
+    evaluation: ProtocolConfig
+    trust: list[Text]
 
 
 @dataclass
 class ExplainConfig:
-    """The top level of ``explain.yaml``. ``data`` holds overrides of the checkpoint's own data node."""
+    """The top level of ``explain.yaml``."""
 
-    checkpoint: str = "???"
-    input: str | None = None
-    split: str = "val"
-    output: str = "???"
-    limit: int | None = None
-    pictures: int = 6
-    arrays: bool = False
-    baseline: str = "mean"
-    baseline_images: int = 64
-    receptive_field: int = 16
-    receptive_field_side: int | None = None
-    data: dict[str, Any] = field(default_factory=dict)
-    device: str = "auto"
-    trust: list[str] = field(default_factory=list)
+    checkpoint: Text
+    input: Text | None
+    split: Literal["train", "val", "test"]
+    output: Text
+    limit: Positive | None
+    pictures: Pictures
+    arrays: bool
+    baseline: Literal["mean", "zero"]
+    baseline_images: Positive
+    receptive_field: Count
+    receptive_field_side: Side | None
+    data: Overrides
+    device: Text
+    trust: list[Text]
 
 
 @dataclass
 class InspectConfig:
-    """The top level of ``inspect.yaml``. ``model`` and ``augment`` are there because a data set may choose them."""
+    """The top level of ``inspect.yaml``."""
 
-    data: dict[str, Any] = field(default_factory=dict)
-    model: dict[str, Any] = field(default_factory=dict)
-    augment: dict[str, Any] = field(default_factory=dict)
-    splits: list[str] = field(default_factory=list)
-    limit: int | None = None
-    pictures: int = 6
+    data: Node
+    model: Unused
+    augment: Unused
+    splits: Annotated[list[Literal["train", "val", "test"]], MinLen(1)]
+    limit: Positive | None
+    pictures: Pictures
 
 
 @dataclass
 class BenchmarkInputConfig:
     """The top level of ``benchmark_input.yaml``."""
 
-    root: str | None = None
-    crop_size: int = 473
-    width: int = 683
-    height: int = 512
-    images: int = 32
-    batch_size: int = 8
-    rounds: int = 9
-    seed: int = 0
+    root: Text | None
+    crop_size: Side
+    width: Side
+    height: Side
+    images: Positive
+    batch_size: Batch
+    rounds: Positive
+    seed: Seed
 
 
 @dataclass
 class BenchmarkModelConfig:
     """The top level of ``benchmark_model.yaml``."""
 
-    measure: list[str] = field(default_factory=list)
-    formulations: list[str] = field(default_factory=list)
-    precisions: list[str] = field(default_factory=list)
-    layouts: list[str] = field(default_factory=list)
-    modes: list[str] = field(default_factory=list)
-    depth: int = 50
-    classes: int = 150
-    checkpoint: str | None = None
-    image: str | None = None
-    size: int = 473
-    batch: int = 1
-    train_batch: int = 2
-    width: int = 683
-    height: int = 512
-    device: str = "auto"
-    threads: int | None = None
-    rounds: int = 5
-    memory: bool = True
-    seed: int = 0
-    trust: list[str] = field(default_factory=list)
+    measure: Annotated[list[Literal["forward", "labels", "sliding", "train"]], MinLen(1)]
+    formulations: Annotated[list[Literal["concatenation", "exact", "prepared"]], MinLen(1)]
+    precisions: Annotated[list[Literal["float32", "bfloat16"]], MinLen(1)]
+    layouts: Annotated[list[Literal["contiguous", "channels_last"]], MinLen(1)]
+    modes: Annotated[list[Literal["eager", "compiled"]], MinLen(1)]
+    depth: Literal[18, 34, 50, 101, 152, 269]
+    classes: Annotated[int, Interval(ge=1, le=255)]
+    checkpoint: Text | None
+    image: Text | None
+    size: Side
+    batch: Batch
+    train_batch: Batch
+    width: Side
+    height: Side
+    device: Text
+    threads: Annotated[int, Interval(ge=1, le=1024)] | None
+    rounds: Positive
+    memory: bool
+    seed: Seed
+    trust: list[Text]
 
 
 @dataclass
 class ReportConfig:
     """The top level of ``report.yaml``."""
 
-    folder: str = "???"
-    output: str | None = None
-    metric: str | None = None
-    direction: str | None = None
-    pictures: int = 6
+    folder: Text
+    output: Text | None
+    metric: Text | None
+    direction: Direction | None
+    pictures: Pictures
 
 
 @dataclass
 class WorkspaceConfig:
     """The top level of ``workspace.yaml``."""
 
-    project: str = "pspnet-lightning"
-    entity: str | None = None
-    group: str | None = None
-    name: str = "pooling bins"
+    project: Text
+    entity: Text | None
+    group: Text | None
+    name: Text
 
 
 PRIMARIES: dict[str, type] = {
@@ -242,19 +278,34 @@ PRIMARIES: dict[str, type] = {
     "workspace": WorkspaceConfig,
 }
 
-# Nodes of overrides, whose keys are those of a checkpoint's config: checked when they are laid over it.
-OPEN_NODES = {"evaluate": ("data", "model"), "explain": ("data",)}
-
 
 def register_schemas() -> None:
-    """Makes each primary's schema known to Hydra as ``<primary>_schema``; to be called before composing."""
+    """Makes each primary's keys known to Hydra as ``<primary>_schema``; to be called before composing."""
     store = ConfigStore.instance()
     for name, schema in PRIMARIES.items():
-        node = OmegaConf.structured(schema)
-        for key in OPEN_NODES.get(name, ()):
-            OmegaConf.set_struct(node[key], False)
+        node = OmegaConf.structured(_keys(schema))
+        for key, hint in typing.get_type_hints(schema, include_extras=True).items():
+            # Its keys are those of a checkpoint's config: checked when they are laid over it.
+            if Kind.OVERRIDES in getattr(hint, "__metadata__", ()):
+                OmegaConf.set_struct(node[key], False)
         store.store(name=f"{name}_schema", node=node)
 
 
 def top_level_keys(config_name: str) -> list[str]:
     return [item.name for item in fields(PRIMARIES[config_name])]
+
+
+def _keys(schema: type) -> type:
+    """The dataclass that holds the keys alone: OmegaConf knows neither ranges nor choices."""
+    hints = typing.get_type_hints(schema, include_extras=True)
+    content: list[Any] = []
+    for item in fields(schema):
+        hint = hints[item.name]
+        if is_dataclass(hint):
+            nested = _keys(typing.cast(type, hint))
+            content.append((item.name, nested, dataclasses.field(default_factory=nested)))
+        elif any(isinstance(extra, Kind) for extra in getattr(hint, "__metadata__", ())):
+            content.append((item.name, dict[str, Any], dataclasses.field(default_factory=dict)))
+        else:
+            content.append((item.name, Any, dataclasses.field(default=MISSING)))
+    return dataclasses.make_dataclass(schema.__name__, content)

@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Annotated, TypedDict
+
 import cv2
 import numpy as np
+from annotated_types import Interval
+
+
+class JitterStrengths(TypedDict, total=False):
+    """The arguments of ``ColourJitter``."""
+
+    brightness: Annotated[float, Interval(ge=0, le=1)]
+    contrast: Annotated[float, Interval(ge=0, le=1)]
+    saturation: Annotated[float, Interval(ge=0, le=1)]
+    hue: Annotated[float, Interval(ge=0, le=0.5)]
 
 
 class ColourJitter:

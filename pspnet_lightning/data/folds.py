@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Ge
 
 from pspnet_lightning.data.datasets import SegmentationDataset, Subset
 
@@ -21,7 +23,9 @@ class FoldSource:
     Raises ValueError for a fold that is not there, a pattern that does not match a name, and fewer groups than folds.
     """
 
-    def __init__(self, source: Source, *, folds: int, fold: int, seed: int = 0, group: str | None = None) -> None:
+    def __init__(
+        self, source: Source, *, folds: int, fold: Annotated[int, Ge(0)], seed: int = 0, group: str | None = None
+    ) -> None:
         if folds < 2:
             raise ValueError(f"data.folds={folds} must be 0 (none) or at least 2")
         if not 0 <= fold < folds:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
+from annotated_types import Ge, Gt, Interval, MinLen
 
 from pspnet_lightning.data.datasets import PairDataset, SegmentationDataset, require_folder, require_split
 from pspnet_lightning.data.description import describe, image_reader, label_coding, statistics_needed
 from pspnet_lightning.data.pairing import Pair, pair_files, read_list, read_stems, shown
+
+Byte = Annotated[int, Interval(ge=0, le=255)]
+Labels = Literal["index", "binary", "colour"]
 
 
 def list_file(
@@ -18,17 +23,17 @@ def list_file(
     root: str,
     train: str,
     val: str,
-    classes: Sequence[str] | None,
+    classes: Annotated[Sequence[str], MinLen(1)] | None,
     test: str | None = None,
-    labels: str = "index",
+    labels: Labels = "index",
     colour_map: str | None = None,
-    palette: Sequence[Sequence[int]] | None = None,
-    ignore_index: int = 255,
-    label_map: dict[int, int] | None = None,
-    channels: int = 3,
-    bands: Sequence[int] | None = None,
-    mean: Sequence[float] | str | None = None,
-    std: Sequence[float] | None = None,
+    palette: Sequence[tuple[Byte, Byte, Byte]] | None = None,
+    ignore_index: Byte = 255,
+    label_map: dict[int, Byte] | None = None,
+    channels: Annotated[int, Ge(1)] = 3,
+    bands: Sequence[Annotated[int, Ge(0)]] | None = None,
+    mean: Sequence[float] | Literal["compute"] | None = None,
+    std: Sequence[Annotated[float, Gt(0)]] | None = None,
     name: str = "list",
 ) -> SegmentationDataset:
     """``data=list``: text files of ``image label`` pairs, semseg's format; all paths are relative to ``root``.
@@ -54,23 +59,23 @@ def folder(
     split: str,
     *,
     root: str,
-    classes: Sequence[str] | None,
+    classes: Annotated[Sequence[str], MinLen(1)] | None,
     images: str = "images",
     masks: str = "masks",
     train: str | None = None,
     val: str | None = None,
     test: str | None = None,
-    val_fraction: float = 0.2,
-    split_seed: int = 0,
-    labels: str = "index",
+    val_fraction: Annotated[float, Interval(gt=0, lt=1)] = 0.2,
+    split_seed: Annotated[int, Ge(0)] = 0,
+    labels: Labels = "index",
     colour_map: str | None = None,
-    palette: Sequence[Sequence[int]] | None = None,
-    ignore_index: int = 255,
-    label_map: dict[int, int] | None = None,
-    channels: int = 3,
-    bands: Sequence[int] | None = None,
-    mean: Sequence[float] | str | None = None,
-    std: Sequence[float] | None = None,
+    palette: Sequence[tuple[Byte, Byte, Byte]] | None = None,
+    ignore_index: Byte = 255,
+    label_map: dict[int, Byte] | None = None,
+    channels: Annotated[int, Ge(1)] = 3,
+    bands: Sequence[Annotated[int, Ge(0)]] | None = None,
+    mean: Sequence[float] | Literal["compute"] | None = None,
+    std: Sequence[Annotated[float, Gt(0)]] | None = None,
     name: str = "folder",
 ) -> SegmentationDataset:
     """``data=folder``: images and masks of the same stem below two folders.

@@ -11,9 +11,10 @@ from __future__ import annotations
 import operator
 import zlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from annotated_types import Ge, Interval, Len
 
 from pspnet_lightning.data.datasets import SegmentationDataset, require_split
 from pspnet_lightning.data.drawing import SETTINGS, draw_scene
@@ -34,6 +35,8 @@ _CLASSES = {
     "lamp": (68, 227, 241),
     "sapling": (98, 47, 29),
 }
+Side = Annotated[int, Ge(64)]  # smaller ones have no room for things and clearings
+
 SCENES = DataSpec(
     name="scenes",
     classes=tuple(_CLASSES),
@@ -77,11 +80,11 @@ class Scenes(SegmentationDataset):
 def scenes(
     split: str,
     *,
-    seed: int = 0,
-    size: int | Sequence[int] = (96, 96),
-    train_length: int = 1600,
-    val_length: int = 200,
-    test_length: int = 200,
+    seed: Annotated[int, Ge(0)] = 0,
+    size: Side | Annotated[Sequence[Side], Len(2, 2)] = (96, 96),
+    train_length: Annotated[int, Interval(ge=1, le=10_000_000)] = 1600,
+    val_length: Annotated[int, Interval(ge=1, le=10_000_000)] = 200,
+    test_length: Annotated[int, Interval(ge=1, le=10_000_000)] = 200,
 ) -> SegmentationDataset:
     """``data=scenes``: the generated set, no files. ``seed`` is the set's, apart from the run's.
 

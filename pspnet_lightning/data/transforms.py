@@ -8,16 +8,20 @@ a fraction of the work.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
 import cv2
 import numpy as np
+from annotated_types import Gt, Interval, Len
 
-from pspnet_lightning.data.colour import ColourJitter, erase
+from pspnet_lightning.data.colour import ColourJitter, JitterStrengths, erase
 from pspnet_lightning.data.mixing import Mixer
 
 Canvas = tuple[slice, slice]  # rows and columns
+Pixels = Annotated[int, Interval(ge=1, le=32767)]  # OpenCV's largest
+CropSize = Pixels | Annotated[Sequence[Pixels], Len(2, 2)]  # a square's side, or height and width
+Probability = Annotated[float, Interval(ge=0, le=1)]
 
 
 class TrainTransform:
@@ -42,20 +46,20 @@ class TrainTransform:
 
     def __init__(
         self,
-        crop_size: int | Sequence[int],
+        crop_size: CropSize,
         *,
         mean: Sequence[float],
         ignore_index: int = 255,
-        scale: Sequence[float] = (0.5, 2.0),
-        rotation: float = 10.0,
-        rotation_probability: float = 0.5,
-        blur_probability: float = 0.5,
-        flip_probability: float = 0.5,
-        colour_jitter: Mapping[str, float] | None = None,
-        erasing_probability: float = 0.0,
-        mix: str | None = None,
-        mix_probability: float = 0.5,
-        mix_classes: Sequence[int] = (),
+        scale: Annotated[Sequence[Annotated[float, Gt(0)]], Len(2, 2)] = (0.5, 2.0),
+        rotation: Annotated[float, Interval(ge=0, le=180)] = 10.0,
+        rotation_probability: Probability = 0.5,
+        blur_probability: Probability = 0.5,
+        flip_probability: Probability = 0.5,
+        colour_jitter: JitterStrengths | None = None,
+        erasing_probability: Probability = 0.0,
+        mix: Literal["cutmix", "classmix", "copy_paste"] | None = None,
+        mix_probability: Probability = 0.5,
+        mix_classes: Sequence[Annotated[int, Interval(ge=0, le=254)]] = (),
     ) -> None:
         self.height, self.width = as_size(crop_size)
         if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
@@ -202,7 +206,7 @@ def _offset(draw: float, room: int) -> int:
     return min(int(draw * (room + 1)), room)
 
 
-def as_size(size: int | Sequence[int]) -> tuple[int, int]:
+def as_size(size: CropSize) -> tuple[int, int]:
     """One number or (height, width) as (height, width). Raises ValueError for anything else or below 1."""
     values = (size, size) if isinstance(size, int) else tuple(size) if isinstance(size, Sequence) else ()
     if len(values) != 2 or not all(isinstance(value, int) and value >= 1 for value in values):

@@ -126,8 +126,7 @@ def explain(error: BaseException, config_name: str = "train") -> str:
         plugin = match[2].partition("_")[0]
         if match[1] == "hydra/launcher" and plugin in ("joblib", "submitit", "ray"):
             return f"{match[1]}={match[2]} needs its plugin: pip install 'pspnet-lightning[{plugin}]'"
-        options = match[3].split()
-        return f"{match[1]}={match[2]}: there is no such option; {nearest(match[2], options)}"
+        return f"{match[1]}={match[2]}: there is no such option; {nearest(match[2], _options(match[1], match[3]))}"
     if "Caught " in text and "Traceback" in text:
         # From a loader's worker process: the message is a stack trace whose last lines are the error.
         tail = re.split(r"\n(?:\w+\.)*\w*(?:Error|Exception): ", text)
@@ -153,6 +152,14 @@ def explain(error: BaseException, config_name: str = "train") -> str:
 def _output_folder() -> str:
     """Where Hydra writes its own files."""
     return str(HydraConfig.get().runtime.output_dir) if HydraConfig.initialized() else str(Path.cwd())
+
+
+def _options(group: str, told: str) -> set[str]:
+    """What a group has to choose from, out of Hydra's message and, for what lies in folders of ours, from there."""
+    folder = CONFIG_DIR / group
+    ours = {path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml")}
+    # After the options Hydra shows its search path.
+    return ours | set(told.partition("Config search path")[0].split())
 
 
 def shown(path: str | Path) -> str:

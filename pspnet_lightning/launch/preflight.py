@@ -2,37 +2,60 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pspnet_lightning.data.inspection import label_warnings
 from pspnet_lightning.training.datamodule import SegmentationDataModule
 
-# The official recipe (hszhao/semseg): 16 crops over all devices at this learning rate of the backbone.
-RECIPE_BATCH, RECIPE_LR = 16, 0.01
+# The official recipe (hszhao/semseg): 16 crops over all devices at this learning rate of the backbone, by SGD.
+PAPER = {"batch_size": 16, "lr": 0.01}
+# The linear rule (Goyal et al. 2017, section 2.1): a batch k times as large takes a rate k times as large. How far a
+# rate may be from it, either way, before there is a warning.
+RATE_FACTOR = 2
 # Below this many values a channel, BatchNorm's statistics are mostly noise.
 FEW_VALUES = 4
 
 
-def preflight(
-    config: dict[str, Any], data: SegmentationDataModule, *, devices: int, synchronized: bool = False
-) -> list[str]:
-    """Sentences about a training config and its data: the batch and rate beside the recipe's first, then warnings.
+def check_rate(config: Mapping[str, Any], overrides: Iterable[str]) -> None:
+    """Raises ValueError where ``data.lr`` was typed and is not the rate of the optimiser: it would have no effect.
 
-    ``config`` is the plain, resolved training config, ``devices`` the number of ranks, ``synchronized`` whether
-    BatchNorm is over all of them. Raises ValueError where the labels cannot be trained on at all.
+    The rule: the rate is ``optimizer.lr``. The data set's recipe proposes one for SGD, ``data.lr``, and optimizer=sgd
+    takes it; other optimisers have a rate of their own.
+    """
+    wanted = config["data"].get("lr")
+    used = [*config["optimizer"].values(), *config["scheduler"].values()]
+    typed = any(word.lstrip("+").startswith("data.lr=") for word in overrides)
+    if typed and wanted not in used and "lr" in config["optimizer"]:
+        raise ValueError(
+            f"data.lr={wanted} has no effect: it is the recipe's rate for optimizer=sgd, and this optimizer has a rate "
+            f"of its own, optimizer.lr={config['optimizer']['lr']}; give optimizer.lr={wanted} instead"
+        )
+
+
+def preflight(
+    config: Mapping[str, Any],
+    data: SegmentationDataModule,
+    *,
+    devices: int,
+    rates: Mapping[str, float],
+    synchronized: bool = False,
+) -> list[str]:
+    """Sentences about a training config and its data: the batch and rates beside the recipe's first, then warnings.
+
+    ``config`` is the plain, resolved training config, ``devices`` the number of ranks, ``rates`` those of the
+    optimiser's groups of parameters, ``synchronized`` whether BatchNorm is over all of them. Raises ValueError where
+    the labels cannot be trained on at all.
     """
     batch = data.batch_size
     effective = batch * int(config["trainer"].get("accumulate_grad_batches") or 1)
+    in_force = ", ".join(f"{name} {rate:g}" for name, rate in rates.items())
+    lines = [f"effective batch {effective} on {devices} device{'s' if devices > 1 else ''}, lr: {in_force}"]
     rate = config["optimizer"].get("lr")
-    lines = [f"effective batch {effective} on {devices} device{'s' if devices > 1 else ''}"]
     if rate is not None and config["optimizer"]["_target_"].rsplit(".", 1)[-1] == "sgd":
-        lines[0] += f", lr {rate:g} (the paper's: {RECIPE_BATCH} and {RECIPE_LR:g})"
-        matching = RECIPE_LR * effective / RECIPE_BATCH
-        if not matching / 4 <= rate <= matching * 4:
-            lines.append(
-                f"warning: for a batch of {effective} the paper's rate scales to {matching:g}, lr={rate:g} is far from "
-                f"it: data.lr={matching:g}, or data.batch_size={max(1, round(RECIPE_BATCH * rate / RECIPE_LR))}"
-            )
+        lines += _beside_the_recipe(effective, rate, config["data"].get("recipe") or PAPER)
+    elif rate is not None and rate != config["data"].get("lr"):
+        lines.append(f"lr is optimizer.lr={rate:g}; data.lr={config['data'].get('lr')} is for SGD and not used")
     if devices > 1 and not synchronized:
         declined = config["trainer"].get("sync_batchnorm") is False
         reason = "trainer.sync_batchnorm=false" if declined else "torch's SyncBatchNorm runs on GPUs only"
@@ -49,4 +72,17 @@ def preflight(
         )
     if data.check and not data.overfit:
         lines += [f"warning: {text}" for text in label_warnings(data.split("train"), limit=max(64, data.check))]
+    return lines
+
+
+def _beside_the_recipe(batch: int, rate: float, recipe: Mapping[str, Any]) -> list[str]:
+    whose = "the paper's" if dict(recipe) == PAPER else "the data set's recipe"
+    lines = [f"{whose}: batch {recipe['batch_size']} and lr {recipe['lr']:g}"]
+    matching = recipe["lr"] * batch / recipe["batch_size"]
+    if not matching / RATE_FACTOR <= rate <= matching * RATE_FACTOR:
+        fitting = max(1, round(recipe["batch_size"] * rate / recipe["lr"]))
+        lines.append(
+            f"warning: for a batch of {batch} that rate scales to {matching:g}, in proportion, and lr={rate:g} is far "
+            f"from it: data.lr={matching:g}, or data.batch_size={fitting}"
+        )
     return lines

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import yaml
@@ -42,7 +42,7 @@ def wandb_logger(
     tags: list[str] | None = None,
     notes: str | None = None,
     offline: bool | None = None,
-    log_model: str | bool | None = "best",
+    log_model: Literal["best", "last", "all", False] | None = "best",
     resume: bool = True,
 ) -> Logger:
     """A W&B run in ``save_dir``; offline unless there is a login (or ``offline`` says otherwise), never a prompt.

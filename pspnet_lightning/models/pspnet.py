@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Annotated, Literal, NamedTuple
 
+from annotated_types import Interval
 from torch import Tensor, nn
 
-from pspnet_lightning.models.pyramid import PyramidHead, require_several_values
+from pspnet_lightning.models.pyramid import Bins, PyramidHead, require_several_values
 from pspnet_lightning.models.resnet import ResNet, conv3x3
 from pspnet_lightning.models.upsampling import LowLogits
+
+Channels = Annotated[int, Interval(ge=1, le=8192)]
 
 
 class PSPNetOutput(NamedTuple):
@@ -63,23 +66,23 @@ class PSPNet(nn.Module):
         self,
         num_classes: int,
         *,
-        depth: int = 50,
-        stem: str = "deep",
-        stem_widths: Sequence[int] = (64, 64, 128),
-        width: int = 64,
-        in_channels: int = 3,
-        output_stride: int = 8,
-        dilation: str = "every",
-        stride_on: str = "3x3",
-        bins: Sequence[int] = (1, 2, 3, 6),
-        pooling: str = "average",
+        depth: Literal[18, 34, 50, 101, 152, 269] = 50,
+        stem: Literal["plain", "deep"] = "deep",
+        stem_widths: tuple[Channels, Channels, Channels] = (64, 64, 128),
+        width: Channels = 64,
+        in_channels: Channels = 3,
+        output_stride: Literal[8, 16, 32] = 8,
+        dilation: Literal["every", "first_previous"] = "every",
+        stride_on: Literal["3x3", "1x1"] = "3x3",
+        bins: Bins = (1, 2, 3, 6),
+        pooling: Literal["average", "max"] = "average",
         reduction: bool = True,
-        head_channels: int | None = None,
+        head_channels: Channels | None = None,
         align_corners: bool = True,
-        dropout: float = 0.1,
+        dropout: Annotated[float, Interval(ge=0, lt=1)] = 0.1,
         auxiliary: bool = True,
-        aux_channels: int | None = None,
-        execution: str = "exact",
+        aux_channels: Channels | None = None,
+        execution: Literal["exact", "concat"] = "exact",
     ) -> None:
         super().__init__()
         if num_classes < 1:

@@ -13,9 +13,11 @@ stays in channels_last.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Interval, Predicate
 from torch import Tensor, nn
 
 from pspnet_lightning.models.resnet import conv3x3, one_of
@@ -24,13 +26,23 @@ POOLINGS = ("average", "max")
 EXECUTIONS = ("exact", "concat")
 
 
+def distinct(values: Sequence[int]) -> bool:
+    """No two alike."""
+    return len(set(values)) == len(values)
+
+
+Bins = Annotated[
+    Sequence[Annotated[int, Interval(ge=1, le=512)]], Predicate(distinct)
+]  # the pyramid's grid sizes; empty: no pyramid
+
+
 class PyramidPooling(nn.Module):
     """Pools (N, C, H, W) to one b x b grid a bin: a list of (N, R, b, b), R = C // len(bins), or C unreduced.
 
     With ``reduction`` each level has its 1x1 convolution, BatchNorm and ReLU (section 3.2 of the paper).
 
-    Raises ValueError for bins that are no positive integers, and in training mode where a BatchNorm would see
-    a single value per channel (one image and bin 1), for which it is undefined.
+    Raises ValueError for bins that are no positive integers or not distinct, and in training mode where a BatchNorm
+    would see a single value per channel (one image and bin 1), for which it is undefined.
     """
 
     def __init__(
@@ -46,6 +58,8 @@ class PyramidPooling(nn.Module):
         for size in bins:
             if isinstance(size, bool) or not isinstance(size, int) or size < 1:
                 raise ValueError(f"bins={list(bins)}: {size!r} is not a positive whole number")
+        if not distinct(bins):
+            raise ValueError(f"bins={list(bins)}: a grid size stands twice; it would be the same level again")
         if reduction and len(bins) > channels:
             raise ValueError(f"bins={list(bins)}: {channels} channels cannot be shared by {len(bins)} bins")
         self.bins = tuple(bins)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
+from annotated_types import Ge, Interval
 from lightning.pytorch.callbacks import WeightAveraging
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
@@ -23,10 +26,10 @@ class ExponentialMovingAverage(WeightAveraging):
 
     def __init__(
         self,
-        decay: float = 0.999,
+        decay: Annotated[float, Interval(ge=0, le=1)] = 0.999,
         *,
-        every_n_steps: int = 1,
-        first_step: int = 0,
+        every_n_steps: Annotated[int, Ge(1)] = 1,
+        first_step: Annotated[int, Ge(0)] = 0,
         device: str | None = None,
     ) -> None:
         if not 0 <= decay <= 1:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import cv2
 import lightning as L
 import numpy as np
 import torch
+from annotated_types import Ge, Interval
 from torch.utils.data import DataLoader
 
 from pspnet_lightning.data import (
@@ -87,12 +88,12 @@ class SegmentationDataModule(L.LightningDataModule):
         *,
         transform: Transform,
         eval_transform: Transform,
-        batch_size: int = 16,
-        val_batch_size: int = 1,
-        num_workers: int | str = "auto",
+        batch_size: Annotated[int, Ge(1)] = 16,
+        val_batch_size: Annotated[int, Ge(1)] = 1,
+        num_workers: Annotated[int, Interval(ge=0, le=1024)] | Literal["auto"] = "auto",
         seed: int = 0,
-        check: int = 16,
-        overfit: int = 0,
+        check: Annotated[int, Ge(0)] = 16,
+        overfit: Annotated[int, Ge(0)] = 0,
     ) -> None:
         super().__init__()
         if batch_size < 1 or val_batch_size < 1:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from annotated_types import Ge, Interval
 from torch import Tensor, nn
 
 from pspnet_lightning.models.upsampling import LowLogits, sum_and_labels, sum_over_pixels
@@ -88,8 +89,8 @@ class CrossEntropy(nn.Module):
         self,
         *,
         ignore_index: int = 255,
-        class_weights: Sequence[float] | None = None,
-        label_smoothing: float = 0.0,
+        class_weights: Sequence[Annotated[float, Ge(0)]] | None = None,
+        label_smoothing: Annotated[float, Interval(ge=0, lt=1)] = 0.0,
     ) -> None:
         super().__init__()
         if not 0 <= label_smoothing < 1:
@@ -171,11 +172,11 @@ class OHEM(CrossEntropy):
     def __init__(
         self,
         *,
-        threshold: float = 0.7,
-        min_kept: int = 100_000,
+        threshold: Annotated[float, Interval(gt=0, le=1)] = 0.7,
+        min_kept: Annotated[int, Ge(1)] = 100_000,
         ignore_index: int = 255,
-        class_weights: Sequence[float] | None = None,
-        label_smoothing: float = 0.0,
+        class_weights: Sequence[Annotated[float, Ge(0)]] | None = None,
+        label_smoothing: Annotated[float, Interval(ge=0, lt=1)] = 0.0,
     ) -> None:
         super().__init__(ignore_index=ignore_index, class_weights=class_weights, label_smoothing=label_smoothing)
         if not 0 < threshold <= 1:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypedDict
+from typing import Annotated, Any, Literal, NamedTuple, TypedDict
 
 import torch
+from annotated_types import Ge
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -72,8 +73,8 @@ class SegmentationModule(SegmentationNetwork):
         mean: tuple[float, ...],
         std: tuple[float, ...],
         ignore_index: int = 255,
-        aux_weight: float = 0.4,
-        reduction: str = "global",
+        aux_weight: Annotated[float, Ge(0)] = 0.4,
+        reduction: Literal["global", "rank"] = "global",
         optimizer: OptimizerFactory | None = None,
         scheduler: SchedulerFactory | None = None,
         seed: int = 0,
@@ -222,6 +223,11 @@ class SegmentationModule(SegmentationNetwork):
     on_test_epoch_end = on_validation_epoch_end
 
     # ------------------------------------------------------------------ optimisation and checkpoints
+
+    def rates(self) -> dict[str, float]:
+        """The base rate of each parameter group by its name, as the optimiser is made with; empty without one."""
+        groups = [] if self._optimizer is None else self._optimizer(self.model).param_groups
+        return {group.get("name", str(number)): float(group["lr"]) for number, group in enumerate(groups)}
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         if self._optimizer is None:

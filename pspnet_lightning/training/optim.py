@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Ge, Gt, Interval
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+
+Rate = Annotated[float, Gt(0)]
+Beta = Annotated[float, Interval(ge=0, lt=1)]
+Steps = Annotated[int, Ge(0)]
 
 
 def parameter_groups(model: nn.Module, *, lr: float, head_lr_factor: float) -> list[dict[str, Any]]:
@@ -30,10 +35,10 @@ def parameter_groups(model: nn.Module, *, lr: float, head_lr_factor: float) -> l
 def sgd(
     model: nn.Module,
     *,
-    lr: float = 0.01,
-    momentum: float = 0.9,
-    weight_decay: float = 1e-4,
-    head_lr_factor: float = 10.0,
+    lr: Rate = 0.01,
+    momentum: Annotated[float, Interval(ge=0, lt=1)] = 0.9,
+    weight_decay: Annotated[float, Ge(0)] = 1e-4,
+    head_lr_factor: Rate = 10.0,
     nesterov: bool = False,
 ) -> Optimizer:
     """The paper's optimiser (section 5.1 and the official code); lr 0.01 belongs to a batch of 16."""
@@ -44,17 +49,19 @@ def sgd(
 def adamw(
     model: nn.Module,
     *,
-    lr: float = 1e-4,
-    weight_decay: float = 0.01,
-    betas: tuple[float, float] = (0.9, 0.999),
-    head_lr_factor: float = 10.0,
+    lr: Rate = 1e-4,
+    weight_decay: Annotated[float, Ge(0)] = 0.01,
+    betas: tuple[Beta, Beta] = (0.9, 0.999),
+    head_lr_factor: Rate = 10.0,
 ) -> Optimizer:
     """AdamW with the same two groups."""
     groups = parameter_groups(model, lr=lr, head_lr_factor=head_lr_factor)
     return torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay, betas=(betas[0], betas[1]))
 
 
-def poly(optimizer: Optimizer, *, total_steps: int, power: float = 0.9, warmup_steps: int = 0) -> LambdaLR:
+def poly(
+    optimizer: Optimizer, *, total_steps: int, power: Annotated[float, Ge(0)] = 0.9, warmup_steps: Steps = 0
+) -> LambdaLR:
     """lr of 0-based step k = lr * (1 - k / total_steps) ** power, as in semseg; before it an optional linear warm-up.
 
     During the first ``warmup_steps`` the poly rate is multiplied by (k + 1) / (warmup_steps + 1).
@@ -62,12 +69,12 @@ def poly(optimizer: Optimizer, *, total_steps: int, power: float = 0.9, warmup_s
     return _schedule(optimizer, total_steps, warmup_steps, lambda share: (1 - share) ** power)
 
 
-def cosine(optimizer: Optimizer, *, total_steps: int, warmup_steps: int = 0) -> LambdaLR:
+def cosine(optimizer: Optimizer, *, total_steps: int, warmup_steps: Steps = 0) -> LambdaLR:
     """lr of 0-based step k = lr * (1 + cos(pi k / total_steps)) / 2, with the warm-up of ``poly``."""
     return _schedule(optimizer, total_steps, warmup_steps, lambda share: (1 + math.cos(math.pi * share)) / 2)
 
 
-def constant(optimizer: Optimizer, *, total_steps: int, warmup_steps: int = 0) -> LambdaLR:
+def constant(optimizer: Optimizer, *, total_steps: int, warmup_steps: Steps = 0) -> LambdaLR:
     """The base rate all along, with the warm-up of ``poly``."""
     return _schedule(optimizer, total_steps, warmup_steps, lambda share: 1.0)
 

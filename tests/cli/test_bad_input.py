@@ -165,7 +165,7 @@ BROKEN = {
     "mean_of_other_channels": Broken(
         lambda root: None, r"mean=\[1\.0\] has 1 values", ("data.mean=[1]", "data.std=[1]")
     ),
-    "unknown_labels": Broken(lambda root: None, r"data\.labels='rgb' must be one of", ("data.labels=rgb",)),
+    "unknown_labels": Broken(lambda root: None, r"data\.labels=rgb must be index, binary or", ("data.labels=rgb",)),
     "channels_of_the_file": Broken(
         lambda root: None, r"images/0\.png' has 3 channels, expected 4", ("data.channels=4", "data.mean=[1,1,1,1]")
     ),

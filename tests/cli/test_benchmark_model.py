@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from pspnet_lightning.benchmark.ways import Subjects, Way, official_sliding, ways
-from pspnet_lightning.config.schemas import BenchmarkModelConfig
+from pspnet_lightning.config import CONFIG_DIR
 from pspnet_lightning.inference import sliding_window
 
 SMALL = ["depth=18", "classes=5", "size=33", "width=45", "height=40", "rounds=2", "device=cpu", "hydra.run.dir=run"]
@@ -21,7 +22,7 @@ Run = Callable[..., Any]
 
 def config(**options: Any) -> dict[str, Any]:
     small = {"depth": 18, "classes": 5, "size": 49, "width": 70, "height": 60}
-    return {**vars(BenchmarkModelConfig()), **small, **options}
+    return {**yaml.safe_load((CONFIG_DIR / "benchmark_model.yaml").read_text()), **small, **options}
 
 
 def test_all_ways_are_measured(command: Run, tmp_path: Path) -> None:
@@ -118,10 +119,13 @@ def test_senseless_ways_are_left_out() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["measure=[label]"], "measure: 'label': did you mean 'labels'?"),
-        (["precisions=[float16]"], "precisions: 'float16'"),
-        (["modes=[]"], "modes is empty; known are: eager, compiled"),
-        (["rounds=0"], "rounds=0 must be at least 1"),
+        (
+            ["measure=[label]"],
+            "each forward, labels, sliding or train; did you mean 'labels'?",
+        ),
+        (["precisions=[float16]"], "precisions=[float16] must be a list of at least 1, each float32 or bfloat16"),
+        (["modes=[]"], "modes=[] must be a list of at least 1, each eager or compiled"),
+        (["rounds=0"], "rounds=0 must be a whole number of at least 1"),
         (["train_batch=1"], "train_batch=1 must be at least 2"),
         (["device=tpu"], "device='tpu' must be auto, cpu or cuda"),
         (["checkpoint=missing.ckpt"], "checkpoint 'missing.ckpt' does not exist"),

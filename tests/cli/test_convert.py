@@ -61,7 +61,7 @@ def test_a_benchmark_needs_no_images_for_its_classes(command: Run, tmp_path: Pat
     ("arguments", "message"),
     [
         (["data=camvid"], "weights='w.pth' answer 5 classes, the data set camvid has 11"),
-        (["source=semsegg"], "source='semsegg' is unknown; did you mean 'semseg'?"),
+        (["source=semsegg"], "source=semsegg must be semseg, mmseg or caffe; did you mean 'semseg'?"),
         (["source=mmseg"], "has 0 pyramid branches of mmseg; its keys begin with aux.0.weight"),
         (["bins=[1,2,3]"], "bins=(1, 2, 3) has 3 sizes, but the state dict has 2 pyramid branches of semseg"),
         (["weights=v.pth"], "weights='v.pth': there is no such file"),

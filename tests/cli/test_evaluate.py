@@ -204,11 +204,17 @@ def test_a_test_split_without_labels_is_predicted_for_the_server(command: Run, n
     [
         (["evaluation=multi"], "evaluation=multi: there is no such option; did you mean 'multi_scale'?"),
         (["evaluation.flips=true"], "did you mean 'evaluation.flip'?"),
-        (["evaluation.crop_size=hole"], "evaluation.crop_size='hole' must be a number"),
-        (["evaluation.base_size=big"], "evaluation.base_size='big' must be official, null or a number"),
-        (["evaluation.stride_rate=2"], "stride_rate=2.0 must lie in 0..1"),
+        (
+            ["evaluation.crop_size=hole"],
+            "evaluation.crop_size=hole must be whole or checkpoint, or a whole number",
+        ),
+        (
+            ["evaluation.base_size=big"],
+            "evaluation.base_size=big must be official, or a whole number from 1 to 32767",
+        ),
+        (["evaluation.stride_rate=2"], "evaluation.stride_rate=2 must be a number above 0 and of at most 1"),
         (["evaluation.pictures=-1"], "evaluation.pictures=-1"),
-        (["split=train"], "split='train' is not a split to evaluate"),
+        (["split=train"], "split=train must be val or test"),
         (["model.executoin=concat"], "model.executoin: unknown key; did you mean 'execution'?"),
         (["model.width=16"], "does not fit this model"),
         (["model=pspnet50"], "the network is the checkpoint's"),

@@ -145,13 +145,16 @@ def test_a_file_that_answers_otherwise_is_not_kept(checkpoint: Path, monkeypatch
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["format=onxx"], "format='onxx' is not a format to export to; did you mean 'onnx'?"),
+        (["format=onxx"], "format=onxx must be onnx, torch_export, torchscript or safetensors; did you mean 'onnx'?"),
         (["output=a.pth"], "output='a.pth': a file of format=onnx is named *.onnx"),
         (["format=safetensors", "normalize=true"], "normalize=true: format=safetensors holds weights and no program"),
         (["image_type=uint8"], "image_type=uint8 has a meaning with normalize=true only"),
-        (["normalize=true", "image_type=unit8"], "image_type='unit8' is unknown; did you mean 'uint8'?"),
+        (
+            ["normalize=true", "image_type=unit8"],
+            "must be uint8 or float32, or null; did you mean 'uint8'?",
+        ),
         (["checkpoint=bast.ckpt"], "checkpoint 'bast.ckpt' does not exist; in its folder: best.ckpt"),
-        (["precision=int4"], "precision='int4' is unknown; did you mean 'int8'?"),
+        (["precision=int4"], "precision=int4 must be float32, bfloat16 or int8; did you mean 'int8'?"),
         (["precision=bfloat16"], "precision=bfloat16 is written for format=torch_export and torchscript, not for onnx"),
         (["precision=int8", "fold=false"], "precision=int8 needs the BatchNorms folded"),
         (["fromat=onnx"], "fromat: there is no such key in the configuration; did you mean 'format'?"),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +14,9 @@ from conftest import FRAMES, Run, list_arguments
 from miniatures import ade20k
 from PIL import Image
 
-from pspnet_lightning.launch.preflight import preflight
+from pspnet_lightning.data import DataSpec, default_palette
+from pspnet_lightning.data.inspection import label_warnings
+from pspnet_lightning.launch.preflight import check_rate, preflight
 
 LIST = [
     "data=list",
@@ -101,8 +105,14 @@ def test_preflight_names_an_off_by_one_label_map(command: Run, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "effective batch 2 on 1 device, lr 0.01 (the paper's: 16 and 0.01)"),
-        ([], "for a batch of 2 the paper's rate scales to 0.00125, lr=0.01 is far from it: data.lr=0.00125"),
+        ([], "effective batch 2 on 1 device, lr: backbone 0.01, head 0.1"),
+        ([], "the paper's: batch 16 and lr 0.01"),
+        (
+            [],
+            "for a batch of 2 that rate scales to 0.00125, in proportion, and lr=0.01 is far from it: data.lr",
+        ),
+        (["optimizer=adamw"], "effective batch 2 on 1 device, lr: backbone 0.0001, head 0.001"),
+        (["optimizer=adamw"], "lr is optimizer.lr=0.0001; data.lr=0.01 is for SGD and not used"),
         ([], "BatchNorm of the pyramid's bin 1 sees 2 values a channel"),
         (["data.classes=[a,b,c,d]"], "1 classes are in no training label and cannot be learnt: d"),
         (["data.label_map={0:255,1:255,2:1}"], "% of the pixels in 6 of 6 training labels are ignored"),
@@ -125,14 +135,75 @@ def test_preflight_says_why_batchnorm_is_not_synchronised(wanted: bool | str, re
         "trainer": {"sync_batchnorm": wanted},
         "optimizer": {"_target_": "sgd", "lr": 0.01},
         "model": {"bins": [1, 2]},
+        "data": {},
     }
-    lines = preflight(config, data, devices=4)
-    assert lines[1] == (
+    rates = {"backbone": 0.01, "head": 0.1}
+    lines = preflight(config, data, devices=4, rates=rates)
+    assert lines[2] == (
         f"BatchNorm is not synchronised ({reason}): each of 4 devices normalises over its own 4 of 16 images"
     )
-    assert len(lines) == 2
+    assert len(lines) == 3
     # On GPUs "auto" has done it: nothing is said.
-    assert len(preflight(config, data, devices=4, synchronized=True)) == 1
+    assert len(preflight(config, data, devices=4, rates=rates, synchronized=True)) == 2
+
+
+@pytest.mark.parametrize(
+    ("batch", "rate", "recipe", "matching"),
+    [
+        (16, 0.01, None, None),
+        (8, 0.01, None, None),  # a factor of two either way is let through
+        (4, 0.01, None, 0.0025),
+        (64, 0.01, None, 0.04),
+        (8, 0.02, {"batch_size": 8, "lr": 0.02}, None),
+        (2, 0.02, {"batch_size": 8, "lr": 0.02}, 0.005),
+        (4, 0.0025, None, None),
+    ],
+)
+def test_the_rate_goes_with_the_batch(batch: int, rate: float, recipe: dict[str, float], matching: float) -> None:
+    data = SimpleNamespace(batch_size=batch, check=0, overfit=0)
+    config = {"trainer": {}, "optimizer": {"_target_": "x.sgd", "lr": rate}, "model": {}, "data": {"recipe": recipe}}
+    warnings = [line for line in preflight(config, data, devices=1, rates={}) if line.startswith("warning: ")]
+    assert warnings == [] if matching is None else f"data.lr={matching:g}, or" in warnings[0]
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_rate_without_effect_is_an_error(optimizer: str) -> None:
+    rate = {"sgd": 0.005, "adamw": 0.0001}[optimizer]
+    config = {"data": {"lr": 0.005}, "optimizer": {"lr": rate}, "scheduler": {}}
+    check_rate(config, ["seed=1"])  # the recipe's, which nobody typed
+    if optimizer == "sgd":
+        check_rate(config, ["data.lr=0.005"])
+        return
+    with pytest.raises(ValueError, match=r"data\.lr=0\.005 has no effect.* give optimizer\.lr=0\.005 instead"):
+        check_rate(config, ["data.lr=0.005"])
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        (range(1, 150), True),  # off by one, and a sample without the last value
+        (range(1, 100), True),
+        (range(150), False),
+        (range(1, 40), False),  # a small sample says nothing
+        ([0, *range(2, 150)], False),
+    ],
+)
+def test_labels_that_begin_at_one(labels: Sequence[int], expected: bool) -> None:
+    spec = DataSpec("many", tuple(f"c{number}" for number in range(150)), default_palette(150))
+
+    class Labels:
+        def __len__(self) -> int:
+            return 70
+
+        def label(self, index: int) -> np.ndarray:
+            return np.resize(np.array(list(labels), np.uint8), (8, 8)) if index else np.array([list(labels)], np.uint8)
+
+    data: Any = Labels()
+    data.spec = spec
+    found = [text for text in label_warnings(data) if "do the values begin at 1?" in text]
+    assert bool(found) == expected
+    if found:
+        assert f"{len(labels)} of the 149 others are" in found[0]
 
 
 def test_the_recipe_gets_no_warning(command: Run) -> None:

@@ -224,8 +224,8 @@ def test_a_failed_job_loses_no_other_and_is_repeated_alone(command: Run, tmp_pat
     assert result.returncode == 1
     assert "Traceback" not in result.stdout + result.stderr
     assert jobs_of(tmp_path / "all" / "sweep") == {"0": "finished", "1": "failed", "2": "finished"}
-    assert "job 1 failed: bins=[0]: 0 is not a positive whole number" in result.stderr
-    assert "job 1 failed: model.bins=[0]: bins=[0]" in result.stderr  # in the list at the end
+    assert "job 1 failed: model.bins=[0] must be a list, each a whole number" in result.stderr
+    assert "job 1 failed: model.bins=[0]: model.bins=[0] must be" in result.stderr  # in the list at the end
     assert "error: 1 of 3 jobs have not finished" in result.stderr
     assert "hydra.sweep.dir=all/sweep sweep.resume=true" in result.stdout
     written = json.loads((tmp_path / "all" / "sweep" / "sweep.json").read_text())
@@ -366,7 +366,7 @@ def side_by_side(command: Run, tmp_path: Path, launcher: str, *words: str) -> An
     )
     assert result.returncode == 1
     assert jobs_of(tmp_path / "sweep") == {"0": "finished", "1": "failed", "2": "finished"}
-    assert "job 1 failed: model.bins=[0]: bins=[0]: 0 is not a positive whole number" in result.stderr
+    assert "job 1 failed: model.bins=[0]: model.bins=[0] must be a list" in result.stderr
     assert "Traceback" not in result.stderr + result.stdout
     return result
 

@@ -140,7 +140,7 @@ TYPOS = [
     (["model=pspnet51"], r"model=pspnet51: there is no such option; did you mean 'pspnet5"),
     (["optimizer=sgdd"], r"optimizer=sgdd: .*did you mean 'sgd'"),
     (["data=camvid"], r"data\.root"),
-    (["model.bins=[0]"], r"bins=\[0\]: 0 is not a positive whole number"),
+    (["model.bins=[0]"], r"model\.bins=\[0\] must be a list, each a whole number from 1"),
     (["ckpt_path=last"], r"ckpt_path=last: there is no last\.ckpt"),
     (["ckpt_path=gone.ckpt"], r"checkpoint 'gone\.ckpt' does not exist"),
     (["trainer.accelerator=cpu", "data.batch_size=100000"], r"data\.batch_size=100000"),

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated, Literal
+
+from annotated_types import Ge
 
 from pspnet_lightning.data.datasets import PairDataset, SegmentationDataset
 from pspnet_lightning.data.encodings import ColourLabels
@@ -41,7 +44,7 @@ VAIHINGEN_TRAIN = (1, 3, 5, 7, 11, 13, 15, 17, 21, 23, 26, 28, 30, 32, 34, 37)
 VAIHINGEN_VAL = (2, 4, 6, 8, 10, 12, 14, 16, 20, 22, 24, 27, 29, 31, 33, 35, 38)
 
 
-def loveda(split: str, *, root: str, scene: str | None = None) -> SegmentationDataset:
+def loveda(split: str, *, root: str, scene: Literal["Rural", "Urban"] | None = None) -> SegmentationDataset:
     """``data=loveda``: ``{Train,Val}/{Rural,Urban}/{images_png,masks_png}``, 7 classes; ``scene``: one of both."""
     name = labelled_split(split, {"train": "Train", "val": "Val"}, "LoveDA")
     if scene not in (None, "Rural", "Urban"):
@@ -59,9 +62,9 @@ def potsdam(
     split: str,
     *,
     root: str,
-    bands: str = "RGB",
-    tile_size: int = 512,
-    overlap: int = 256,
+    bands: Literal["RGB", "IRRG"] = "RGB",
+    tile_size: Annotated[int, Ge(1)] = 512,
+    overlap: Annotated[int, Ge(0)] = 256,
     clutter: bool = True,
 ) -> SegmentationDataset:
     """``data=potsdam``: ``2_Ortho_RGB/top_potsdam_2_10_RGB.tif`` (or ``3_Ortho_IRRG``), ``5_Labels_all/..._label.tif``.
@@ -87,7 +90,12 @@ def potsdam(
 
 
 def vaihingen(
-    split: str, *, root: str, tile_size: int = 512, overlap: int = 256, clutter: bool = True
+    split: str,
+    *,
+    root: str,
+    tile_size: Annotated[int, Ge(1)] = 512,
+    overlap: Annotated[int, Ge(0)] = 256,
+    clutter: bool = True,
 ) -> SegmentationDataset:
     """``data=vaihingen``: ``top/top_mosaic_09cm_area1.tif`` (IR-R-G) and ``gts_for_participants/`` of the same name."""
     numbers = {"train": VAIHINGEN_TRAIN, "val": VAIHINGEN_VAL}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Ge
 
 from pspnet_lightning.data.datasets import PairDataset, SegmentationDataset
 from pspnet_lightning.data.encodings import BinaryLabels
@@ -49,7 +51,9 @@ def drive(split: str, *, root: str) -> SegmentationDataset:
     return PairDataset(pairs, DRIVE, origin=str(base / name), read_label=FieldOfView())
 
 
-def kvasir_seg(split: str, *, root: str, val_images: int = 120, split_seed: int = 0) -> SegmentationDataset:
+def kvasir_seg(
+    split: str, *, root: str, val_images: Annotated[int, Ge(1)] = 120, split_seed: Annotated[int, Ge(0)] = 0
+) -> SegmentationDataset:
     """``data=kvasir_seg``: ``images/*.jpg`` and ``masks/*.jpg`` of 1,000 polyps.
 
     The split is that of ``train.txt`` and ``val.txt`` where they are there (880 and 120 stems); else ``val_images``
