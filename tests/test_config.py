@@ -114,6 +114,7 @@ def test_every_protocol_composes_and_builds(name: str) -> None:
         [],
         ["loss=ohem", "loss.min_kept=100"],
         ["loss=weighted", "optimizer=adamw", "scheduler=cosine"],
+        ["loss=ce_dice", "loss.class_weights=enet", "+loss.terms.lovasz.weight=0.5"],
         ["scheduler=constant", "loss.label_smoothing=0.1", "loss.class_weights=enet", "trainer.precision=bf16-mixed"],
         ["callbacks=ema", "callbacks.ema.decay=0.9"],
         ["model.bins=[]", "model.auxiliary=false", "trainer.accumulate_grad_batches=2", "trainer.gradient_clip_val=1"],

@@ -41,19 +41,28 @@ def as_plain(node: Any) -> Any:
     return OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig | ListConfig) else node
 
 
-def build(node: Mapping[str, Any], where: str, **extra: Any) -> Any:
+def build(node: Mapping[str, Any], where: str, *, offered: Mapping[str, Any] | None = None, **extra: Any) -> Any:
     """Calls ``node['_target_']`` with the node's keys, which are checked against its signature first.
 
     ``where`` is the node's place in the config ("model"), for messages. ``extra`` are arguments that the
-    wiring supplies. Raises ValueError for a node without ``_target_``, for a key that the target does not take
-    (with the nearest one that it does), for a value outside what the signature says, and for a target that cannot be
-    imported.
+    wiring supplies, ``offered`` those that it supplies to a target which names them. Raises ValueError for a node
+    without ``_target_``, for a key that the target does not take (with the nearest one that it does), for a value
+    outside what the signature says, and for a target that cannot be imported.
 
     The node may name anything: it is the user's own, or has passed ``trusted.check_trusted``.
     """
     plain = as_plain(node)
+    extra.update(_taken(plain, where, offered or {}))
     check_keys(plain, where, extra=extra)
     return construct(checked_node(plain, where), where, **extra)
+
+
+def _taken(node: Any, where: str, offered: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of ``offered`` that a node's target names in its signature."""
+    if not offered or not isinstance(node, Mapping) or "_target_" not in node:
+        return {}
+    parameters = inspect.signature(target_of(node, where)).parameters
+    return {name: value for name, value in offered.items() if name in parameters}
 
 
 def check_keys(node: Mapping[str, Any], where: str, *, extra: Mapping[str, Any] | None = None) -> None:
@@ -186,7 +195,7 @@ def build_module(
         loss["class_weights"] = None if counts is None else class_weights_from_counts(counts, method)
     return SegmentationModule(
         build_model(config["model"], spec, pretrained=for_training),
-        build(loss, "loss", ignore_index=spec.ignore_index),
+        build(loss, "loss", offered={"ignore_index": spec.ignore_index, "num_classes": spec.num_classes}),
         num_classes=spec.num_classes,
         mean=spec.mean,
         std=spec.std,

@@ -19,7 +19,10 @@ def _names(module: str, names: str) -> frozenset[str]:
 # None of these runs what its arguments name; what they may download or write is bounded below.
 ALLOWED: dict[str, frozenset[str]] = {
     "model": _names("pspnet_lightning.models", "PSPNet"),
-    "loss": _names("pspnet_lightning.training.losses", "CrossEntropy OHEM"),
+    "loss": _names(
+        "pspnet_lightning.training.losses",
+        "BoundaryCrossEntropy CrossEntropy Dice Focal LovaszSoftmax OHEM Tversky weighted_sum",
+    ),
     "data": _names("pspnet_lightning.data", "own.folder own.list_file scenes.scenes public.camvid.camvid")
     | _names(
         "pspnet_lightning.data.public",

@@ -247,16 +247,11 @@ def _add_probabilities(
     if isinstance(logits, Tensor) and tuple(logits.shape[2:]) != crop:
         logits = LowLogits(logits, crop, True)
     share = 0.5 if flip else 1.0
-    for images, rows, part in _cut_full(logits) if isinstance(logits, Tensor) else parts(logits):
+    for images, rows, part in parts(logits):
         for image, probabilities in enumerate(part.softmax(dim=-1), start=images.start):
             left = lefts[image % len(lefts)]
             straight = probabilities.flip(1) if image >= len(lefts) else probabilities
             total[:, rows, left : left + crop[1]].add_(straight.permute(2, 0, 1), alpha=share)
-
-
-def _cut_full(logits: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
-    for image in range(len(logits)):
-        yield slice(image, image + 1), slice(0, logits.shape[2]), logits[image : image + 1].float().permute(0, 2, 3, 1)
 
 
 def _as_chw(image: np.ndarray | Tensor, device: torch.device | str, channels: int) -> Tensor:

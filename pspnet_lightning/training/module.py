@@ -13,14 +13,14 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torchmetrics.aggregation import MeanMetric
 
 from pspnet_lightning.inference import SlidingWindow
 from pspnet_lightning.inference.finite import REMEDY, NotFinite, require_finite
 from pspnet_lightning.inference.network import SegmentationNetwork
 from pspnet_lightning.metrics import ConfusionMatrix, SegmentationScores, scores
 from pspnet_lightning.models.upsampling import LowLogits
-from pspnet_lightning.training.losses import REDUCTIONS, CrossEntropy, segmentation_loss
+from pspnet_lightning.training.losses import REDUCTIONS, ValidationLoss, segmentation_loss
+from pspnet_lightning.training.losses.criterion import SumsOverPixels
 
 OptimizerFactory = Callable[[nn.Module], Optimizer]
 SchedulerFactory = Callable[..., LRScheduler]
@@ -53,8 +53,8 @@ class SegmentationModule(SegmentationNetwork):
     """Trains and validates a scene-parsing network.
 
     ``model(x)`` answers logits (N, K, H, W) in eval mode and ``(logits, aux_logits)`` in training
-    mode; ``criterion(logits, target)`` a scalar, over several devices put together as ``reduction`` says (see
-    ``losses.segmentation_loss``). Where the network takes ``upsample=False`` and the criterion
+    mode; ``criterion(logits, target)`` a scalar (see ``losses/criterion.py``), over several devices put together as
+    ``reduction`` says (see ``losses.segmentation_loss``). Where the network takes ``upsample=False`` and the criterion
     ``LowLogits``, no full-size logits are made. Images arrive as uint8 (N, C, H, W) and are
     normalised on the device with ``mean`` and ``std`` (0..255 units).
 
@@ -96,7 +96,7 @@ class SegmentationModule(SegmentationNetwork):
         self._scheduler = scheduler
         self._pending: _PendingLoss | None = None
         self.confusion = ConfusionMatrix(num_classes, ignore_index=ignore_index)
-        self.val_loss = MeanMetric()
+        self.val_loss = ValidationLoss(criterion, num_classes, ignore_index=ignore_index)
         self.val_scores: SegmentationScores | None = None
         # How validation and test predict; None: whole images at their own size, in one pass.
         self.protocol: SlidingWindow | None = None
@@ -114,7 +114,7 @@ class SegmentationModule(SegmentationNetwork):
     def _logits_for_loss(self, image: Tensor) -> Any:
         """``forward``, with ``LowLogits`` where both the network and the criterion know them."""
         network = self._compiled if self._compiled is not None and self.training else self.model
-        if getattr(self.criterion, "takes_low_logits", False) and self._answers_low_logits:
+        if isinstance(self.criterion, SumsOverPixels) and self._answers_low_logits:
             return network(self.normalize(image), upsample=False)
         return network(self.normalize(image))
 
@@ -127,7 +127,9 @@ class SegmentationModule(SegmentationNetwork):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         target = batch["label"].long()
         output = self._logits_for_loss(batch["image"])
-        loss = segmentation_loss(output, target, self.criterion, self.aux_weight, self.reduction)
+        loss = segmentation_loss(
+            output, target, self.criterion, self.aux_weight, self.reduction, ignore_index=self.ignore_index
+        )
         self._watch(_PendingLoss(loss.total.detach(), self.global_step, batch["name"]))
         options: dict[str, Any] = {"batch_size": len(target)}
         self.log("train/loss", loss.total.detach(), prog_bar=True, **options)
@@ -175,10 +177,10 @@ class SegmentationModule(SegmentationNetwork):
                     ]
                 )
             else:
-                total, weight, prediction = self._loss_and_prediction(group["image"], target, group["name"])
-                # A mean over every valid pixel of the data set, however that is cut into batches and ranks.
-                weight = weight.clamp_min(torch.finfo(torch.float32).tiny)
-                self.val_loss.update(total / weight, weight=weight)
+                logits = self._logits_for_loss(group["image"])
+                require_finite(logits.values if isinstance(logits, LowLogits) else logits, group["name"])
+                self.val_loss.update(logits, target)
+                prediction = logits.labels() if isinstance(logits, LowLogits) else logits.argmax(dim=1)
             self.confusion.update(prediction, target)
             predictions.append(prediction)
         return {"predictions": predictions}
@@ -188,19 +190,6 @@ class SegmentationModule(SegmentationNetwork):
             return self._slide(image, protocol).argmax(0)
         except NotFinite:
             raise NotFinite([name]) from None
-
-    def _loss_and_prediction(self, image: Tensor, target: Tensor, names: list[str]) -> tuple[Tensor, Tensor, Tensor]:
-        """The sum of the pixels' losses, that of their weights, and the label maps. Raises NotFinite."""
-        logits = self._logits_for_loss(image)
-        require_finite(logits.values if isinstance(logits, LowLogits) else logits, names)
-        if isinstance(logits, LowLogits):
-            return self.criterion.sums_and_labels(logits, target)  # type: ignore[operator]
-        prediction = logits.argmax(dim=1)
-        if isinstance(self.criterion, CrossEntropy):
-            return *self.criterion.sum_over_valid(logits, target), prediction
-        # Of another criterion it is only known that it is a mean over pixels.
-        valid = (target != self.ignore_index).sum()
-        return self.criterion(logits, target) * valid, valid, prediction
 
     def on_validation_epoch_end(self) -> None:
         confusion = self.confusion.compute()
