@@ -17,7 +17,6 @@ import hydra
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, OverrideParseException
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
@@ -142,16 +141,11 @@ def explain(error: BaseException, config_name: str = "train") -> str:
         and error.errno in DISK_FULL
         and (error.filename or error.strerror == os.strerror(error.errno))
     ):
-        file = error.filename or f"a file in {_output_folder()}"
+        file = error.filename or "a file in the output folder"
         return f"{error.strerror}: {file} is not written; make room and give the command again"
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.strerror}: {error.filename}"
     return text or type(error).__name__
-
-
-def _output_folder() -> str:
-    """Where Hydra writes its own files."""
-    return str(HydraConfig.get().runtime.output_dir) if HydraConfig.initialized() else str(Path.cwd())
 
 
 def _options(group: str, told: str) -> set[str]:
