@@ -28,6 +28,8 @@ class Probe(Callback):
         self.freeze = freeze
         self.blank = blank or []
         self.seen: dict[str, Any] = {"losses": [], "train": [], "val": [], "pid": os.getpid()}
+        # What a peer sends is never unpickled: torch's object collectives fail from here on.
+        torch.distributed.distributed_c10d._tensor_to_object = None  # type: ignore[assignment]
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         for module in pl_module.modules():
@@ -55,9 +57,31 @@ class Probe(Callback):
             self.seen["confusion"] = pl_module.confusion.compute().clone()
             self.seen["val_loss"] = float(pl_module.val_loss.compute())
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        self.seen["listening"] = listening()
+
     def on_fit_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         torch.save(self.seen, self.folder / f"rank{trainer.global_rank}.pt")
+
+
+def listening(port: int | None = None) -> set[str]:
+    """The addresses, in hexadecimal, on which this process listens; or on which any process does, at ``port``."""
+    own = set()
+    for descriptor in Path("/proc/self/fd").iterdir():
+        try:
+            own.add(os.readlink(descriptor))
+        except OSError:
+            continue
+    found = set()
+    for kind in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{kind}").read_text().splitlines()[1:]:
+            fields = line.split()
+            address, number = fields[1].split(":")
+            ours = f"socket:[{fields[9]}]" in own if port is None else int(number, 16) == port
+            if fields[3] == "0A" and ours:
+                found.add(address)
+    return found
 
 
 def processes_with(variable: str) -> list[int]:

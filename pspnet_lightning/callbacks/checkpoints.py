@@ -32,7 +32,9 @@ class RunCheckpoint(ModelCheckpoint):
         before = {name: copy.copy(getattr(self, name)) for name in _STATE if hasattr(self, name)}
         super()._save_topk_checkpoint(trainer, monitor_candidates)
         # Only rank 0 has written.
-        if trainer.strategy.broadcast(getattr(trainer.strategy.checkpoint_io, "failed", False)):
+        if trainer.strategy.reduce_boolean_decision(
+            getattr(trainer.strategy.checkpoint_io, "failed", False), all=False
+        ):
             for name, value in before.items():
                 setattr(self, name, value)
 

@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
+from pspnet_lightning.callbacks.gather import gather_arrays
 from pspnet_lightning.callbacks.report import RunReport
 from pspnet_lightning.data import SegmentationDataset
 from pspnet_lightning.data.submission import PredictionFiles
@@ -84,7 +85,7 @@ class EvaluationReport(RunReport):
         # Each image belongs to one rank: the sum over ranks is the whole table.
         if trainer.world_size > 1:
             self._table = trainer.strategy.reduce(self._table.to(pl_module.device), reduce_op="sum").cpu()
-        for kept in gathered([*self._worst, *self._best]):
+        for kept in _gathered([*self._worst, *self._best], pl_module.device):
             if not any(kept.number == own.number for own in (*self._worst, *self._best)):
                 self._keep(kept)
         twice = (self._table[:, _TIMES] > 1).nonzero().flatten().tolist()
@@ -153,10 +154,6 @@ class SavePredictions(Callback):
         self.folder = Path(dirpath)
         self.files = files
 
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        # Where ranks are started from outside, each has a run folder of its own time.
-        self.folder = Path(trainer.strategy.broadcast(str(self.folder)))
-
     def on_test_batch_end(
         self,
         trainer: L.Trainer,
@@ -180,10 +177,13 @@ def images_of(batch: Any, outputs: Any) -> Iterator[tuple[int, Tensor, Tensor]]:
         yield from zip(group["index"].tolist(), predictions, group["label"], strict=True)
 
 
-def gathered(items: list[_Kept]) -> list[_Kept]:
+def _gathered(items: list[_Kept], device: torch.device) -> list[_Kept]:
     """The items of all ranks, on every rank."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return items
-    parts: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(parts, items)
-    return [item for part in parts for item in part]
+    arrays = {f"prediction{place}": kept.prediction for place, kept in enumerate(items)}
+    arrays["miou"] = np.array([kept.miou for kept in items], np.float64)
+    arrays["number"] = np.array([kept.number for kept in items], np.int64)
+    return [
+        _Kept(float(miou), int(number), part[f"prediction{place}"])
+        for part in gather_arrays(arrays, device)
+        for place, (miou, number) in enumerate(zip(part["miou"], part["number"], strict=True))
+    ]

@@ -13,11 +13,14 @@ from annotated_types import Interval
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
+from pspnet_lightning.callbacks.gather import gather_arrays
 from pspnet_lightning.data import DataSpec
 from pspnet_lightning.disk import despite_full_disk
 from pspnet_lightning.loggers.boards import boards, logged_step
 from pspnet_lightning.metrics import scores
 from pspnet_lightning.visualize import SheetItem, cell_notes, prediction_sheet, save_png
+
+_ARRAYS = ("image", "label", "prediction")  # of a SheetItem
 
 
 class ValidationPictures(Callback):
@@ -84,7 +87,7 @@ class ValidationPictures(Callback):
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         if trainer.sanity_checking:
             return
-        worst = _hardest(_gathered(self._worst), self.hardest)  # on all ranks
+        worst = _hardest(_gathered(self._worst, self.hardest, pl_module.device), self.hardest)  # on all ranks
         if not trainer.is_global_zero:
             return
         spec = DataSpec.from_dict(pl_module.description["spec"])
@@ -121,14 +124,23 @@ def _hardest(found: list[tuple[float, SheetItem]], count: int) -> list[tuple[flo
     return sorted(found, key=lambda pair: (pair[0], pair[1].name))[:count]
 
 
-def _gathered(found: list[tuple[float, SheetItem]]) -> list[tuple[float, SheetItem]]:
-    """What all ranks found, on rank 0; on the others nothing."""
-    distributed = torch.distributed
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return found
-    parts: list[Any] | None = [None] * distributed.get_world_size() if distributed.get_rank() == 0 else None
-    distributed.gather_object(found, parts)
-    return [pair for part in parts or [] for pair in part]
+def _gathered(found: list[tuple[float, SheetItem]], count: int, device: torch.device) -> list[tuple[float, SheetItem]]:
+    """The ``count`` hardest that all ranks found, and others that are as hard, on every rank."""
+    scores_of_all = gather_arrays({"miou": np.array([miou for miou, _ in found], np.float64)}, device)
+    limit = np.sort(np.concatenate([part["miou"] for part in scores_of_all]))[:count]
+    sent = [(miou, item) for miou, item in found if len(limit) and miou <= limit[-1]]
+    arrays = {
+        "miou": np.array([miou for miou, _ in sent], np.float64),
+        "name": np.array([item.name for _, item in sent]),
+    }
+    for place, (_, item) in enumerate(sent):
+        for kind in _ARRAYS:
+            arrays[f"{kind}{place}"] = getattr(item, kind)
+    return [
+        (float(miou), SheetItem(**{kind: part[f"{kind}{place}"] for kind in _ARRAYS}, name=str(part["name"][place])))
+        for part in gather_arrays(arrays, device)
+        for place, miou in enumerate(part["miou"])
+    ]
 
 
 def _flat(loaders: Any) -> list[Any]:

@@ -56,7 +56,7 @@ class MedianPruning(Callback):
             return
         stop = trainer.is_global_zero and self._hopeless(trainer)
         # Files are read by one rank, so that all decide alike.
-        if trainer.strategy.broadcast(stop):
+        if trainer.strategy.reduce_boolean_decision(stop, all=False):
             trainer.should_stop = True
 
     def _hopeless(self, trainer: L.Trainer) -> bool:

@@ -24,7 +24,8 @@ from pspnet_lightning.disk import clear_parts
 from pspnet_lightning.launch.app import interruptible, shown
 from pspnet_lightning.launch.job import Job
 from pspnet_lightning.launch.locks import locked
-from pspnet_lightning.launch.ranks import match_devices, start
+from pspnet_lightning.launch.outside import match_devices, ranks_of
+from pspnet_lightning.launch.ranks import start
 from pspnet_lightning.runs.checkpoint import rebuild, spec_of, stored_config
 from pspnet_lightning.terminal import animated
 from pspnet_lightning.training.datamodule import SegmentationDataModule
@@ -34,7 +35,7 @@ _METHODS = {"val": "validate", "test": "test"}
 
 def main() -> None:
     """The console script."""
-    start("evaluate", evaluate)
+    start("evaluate", evaluate, evaluate)
 
 
 def evaluate(cfg: DictConfig) -> float:
@@ -61,6 +62,11 @@ def _evaluate(cfg: DictConfig, folder: Path, job: Job) -> float:
     data = _data(cfg, config, trained)
     split = data.split(cfg.split)
     _check_classes(cfg, trained, split.spec, note=job.leads)
+    if (ranks := ranks_of(cfg) or 1) > len(split):
+        raise ValueError(
+            f"trainer.devices={cfg.trainer.devices}: {ranks} processes for the {len(split)} images of the {cfg.split} "
+            f"split; take at most {len(split)}"
+        )
     if not split.labelled and not cfg.evaluation.save_predictions:
         raise ValueError(
             f"the labels of the {cfg.split} split of {split.spec.name} are not public, there is nothing to score; "
@@ -95,6 +101,7 @@ def _evaluate(cfg: DictConfig, folder: Path, job: Job) -> float:
         use_distributed_sampler=False,
     )
     job.adopt(trainer, as_plain(cfg))
+    job.join(trainer)
     with interruptible():
         getattr(trainer, _METHODS[cfg.split])(module, datamodule=data, verbose=False)
     assert module.val_scores is not None

@@ -33,8 +33,9 @@ from pspnet_lightning.disk import clear_parts, replacing
 from pspnet_lightning.launch import optuna_sweeper
 from pspnet_lightning.launch.app import USER_ERRORS, explain, interruptible, keeping, shown, track
 from pspnet_lightning.launch.job import Job
+from pspnet_lightning.launch.outside import match_devices, ranks_of
 from pspnet_lightning.launch.preflight import check_rate, preflight
-from pspnet_lightning.launch.ranks import match_devices, start
+from pspnet_lightning.launch.ranks import start
 from pspnet_lightning.launch.repeat import compare_weights, differences, repeating
 from pspnet_lightning.launch.resume import checkpoint_to_resume, kept_in, typed
 from pspnet_lightning.launch.sweep import reported
@@ -44,7 +45,7 @@ from pspnet_lightning.loggers.metrics_file import MetricsFile, RowsInCheckpoints
 from pspnet_lightning.runs.checkpoint import load_weights, read_checkpoint
 from pspnet_lightning.runs.record import RunRecord, last_line
 from pspnet_lightning.training.batchnorm import SyncBatchNormOnGPUs
-from pspnet_lightning.training.datamodule import SegmentationDataModule
+from pspnet_lightning.training.datamodule import SegmentationDataModule, share_of_batch
 from pspnet_lightning.training.module import SegmentationModule
 
 
@@ -52,7 +53,7 @@ def main() -> None:
     """The console script."""
     optuna_sweeper.register()
     with repeating("train"), reported():
-        start("train", one_job)
+        start("train", one_job, train)
 
 
 def one_job(cfg: DictConfig) -> float:
@@ -84,6 +85,8 @@ def _train(cfg: DictConfig, folder: Path, record: RunRecord, job: Job, preemptio
     check_config(cfg, "train")
     check_rate(as_plain(cfg), HydraConfig.get().overrides.task)
     match_devices(cfg)
+    if (ranks := ranks_of(cfg)) is not None and isinstance(cfg.data.batch_size, int):
+        share_of_batch(cfg.data.batch_size, ranks)
     L.seed_everything(cfg.seed, workers=False, verbose=False)
     torch.set_float32_matmul_precision(cfg.float32_matmul_precision)
     for name in ("model", "optimizer", "scheduler", "loss", "trainer"):
@@ -148,7 +151,7 @@ def _train(cfg: DictConfig, folder: Path, record: RunRecord, job: Job, preemptio
     layer_sync.check(trainer)
     job.adopt(trainer, {**as_plain(cfg), "ckpt_path": resume})
     try:
-        _fit_and_report(cfg, trainer, module, data, resume, folder, layer_sync, preemption)
+        _fit_and_report(cfg, trainer, module, data, resume, folder, layer_sync, preemption, job)
     except BaseException as error:
         finish(loggers, failed=True)
         if cfg.compile and isinstance(error, torch._dynamo.exc.TorchDynamoException):
@@ -198,6 +201,7 @@ def _fit_and_report(
     folder: Path,
     layer_sync: SyncBatchNormOnGPUs,
     preemption: Preemption,
+    job: Job,
 ) -> None:
     if trainer.is_global_zero:
         _save_config(cfg, folder / "config.yaml")
@@ -211,6 +215,7 @@ def _fit_and_report(
             synchronized=layer_sync.active(trainer),
         )
         print(*found, sep="\n", flush=True)
+    job.join(trainer)
 
     with interruptible():
         trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)

@@ -1,6 +1,6 @@
-"""One job of one or several processes: rank 0 hands its composed config to the others through a store of the job's own.
+"""One job of one or several processes: who starts the others, waits for them, and says why one has failed.
 
-See ``ranks`` for how the other processes come to it.
+See ``ranks`` for what the others do.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import timedelta
 from enum import Enum
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import lightning as L
 import torch
-import torch.distributed as dist
 from hydra.core.hydra_config import HydraConfig
-from lightning.fabric.plugins.environments import LightningEnvironment
-from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from pspnet_lightning.launch import group
 from pspnet_lightning.launch.app import USER_ERRORS
+from pspnet_lightning.launch.exchange import Exchange
+from pspnet_lightning.launch.group import Meeting
+from pspnet_lightning.launch.outside import Gathering, OutsideJob
 from pspnet_lightning.launch.rank_processes import RankProcesses
 
 # What Lightning, torch and W&B leave behind in the environment.
@@ -38,61 +38,61 @@ _VARIABLES = (
     "WORLD_SIZE",
     "LOCAL_WORLD_SIZE",
     "OMP_NUM_THREADS",
-    "TORCHELASTIC_USE_AGENT_STORE",
-    "TORCHELASTIC_RESTART_COUNT",
+    "GLOO_SOCKET_IFNAME",
     "WANDB_MODE",
 )
-# How long a rank may need to notice that another has failed before it is ended, in seconds.
+# In seconds: how long a rank may need to notice that another has failed before it is ended; to build its network and
+# open its data; to end after the job.
 GRACE = 15.0
-CONNECT = timedelta(minutes=10)
+BUILD = 1800.0
+END = 120.0
 
 
 class RankFailure(ValueError):
     """Another rank failed; the message names it and says why."""
 
 
-@dataclass
-class Leader:
-    """Rank 0 of processes that were started from outside: where it tells the others of its jobs."""
+class Reports(Protocol):
+    """Whom a process that was handed a job tells how it goes."""
 
-    control: dist.Store
-    address: str
-    jobs: int = 0
+    def add_ready(self, count: int) -> None: ...
+
+    def fail(self, text: str) -> bool: ...
+
+
+@dataclass(frozen=True)
+class Handed:
+    """The job that this process was handed: whom it tells how it goes, and where its process group meets."""
+
+    reports: Reports
+    meeting: Meeting
 
 
 @dataclass
 class _Standing:
     """Where this process stands; one that runs alone has neither."""
 
-    leader: Leader | None = None
-    orders: dist.Store | None = None  # in every process but rank 0: the store of the current job
+    gathering: Gathering | None = None  # in rank 0 of processes that were started from outside
+    handed: Handed | None = None  # in every process but rank 0
 
 
 standing = _Standing()
 
 
-def meeting(address: str, port: int) -> dict[str, str]:
-    """The variables by which torch makes the job's process group meet in a store that exists already."""
-    return {
-        "MASTER_ADDR": address,
-        "MASTER_PORT": str(port),
-        "TORCHELASTIC_USE_AGENT_STORE": "True",
-        "TORCHELASTIC_RESTART_COUNT": "0",
-    }
-
-
 class Job:
     """The ranks of one job, as a context: afterwards this process is as it was before.
 
-    ``adopt`` the trainer once it is built: the other ranks start, and are waited for when it first needs them. On
-    leaving, ranks that were started here are waited for, or ended if something was raised. Raises RankFailure where
+    ``adopt`` the trainer once it is built: the other ranks start. ``join`` before its first use: they are waited for.
+    On leaving, ranks that were started here are waited for, or ended if something was raised. Raises RankFailure where
     another rank failed first. ``on_failure`` is told why before this process is ended because it did not notice.
+    ``task`` is the dotted name of the function that the other ranks call with the config.
     """
 
     def __init__(self, task: str) -> None:
         self._task = task
-        self._orders = ""
-        self._store: dist.Store | None = standing.orders
+        self._meeting: Meeting | None = None
+        self._outside: OutsideJob | None = None  # in rank 0
+        self._exchange: Exchange | None = None  # with the ranks that were started here
         self._ranks = RankProcesses()
         self._over = threading.Event()
         self.on_failure: Callable[[str], None] | None = None
@@ -100,7 +100,7 @@ class Job:
     @property
     def leads(self) -> bool:
         """Whether this process hands out the job, rather than having been handed it."""
-        return standing.orders is None
+        return standing.handed is None
 
     def __enter__(self) -> Self:
         self._before = {name: os.environ.get(name) for name in _VARIABLES}
@@ -109,75 +109,78 @@ class Job:
 
     def adopt(self, trainer: L.Trainer, config: dict[str, Any]) -> None:
         """``config`` (plain, resolved) is what the other ranks are handed. No effect on a trainer of one process."""
-        launcher = trainer.strategy.launcher
-        if not isinstance(launcher, _SubprocessScriptLauncher):
+        strategy: Any = trainer.strategy
+        if strategy.launcher is None:
             return
-        environment = launcher.cluster_environment
-        alone = isinstance(environment, LightningEnvironment) and standing.leader is None and standing.orders is None
-        if alone and launcher.num_nodes > 1 and not environment.creates_processes_externally:
+        chosen = str(config["trainer"].get("strategy"))
+        if any(word in chosen for word in ("spawn", "fork", "notebook")):
+            raise ValueError(f"trainer.strategy={chosen}: the ranks are started by this command itself; take ddp")
+        environment = strategy.cluster_environment
+        starts = not environment.creates_processes_externally
+        environment.validate_settings(num_devices=trainer.num_devices, num_nodes=trainer.num_nodes)
+        # Resolved: the Hydra node's interpolations lead into the job's config, and what a rank made of ${now:...} or
+        # of ${run_name:...} would be another folder.
+        orders = {"task": self._task, "config": config, "hydra": _resolved(HydraConfig.get())}
+        if standing.handed is not None:
+            self._meeting = standing.handed.meeting
+        elif standing.gathering is not None:
+            self._outside = standing.gathering.hand_out(orders)
+            self._meeting = self._outside.meeting
+        elif not starts:
+            return  # a kind of cluster whose processes compose for themselves, as Lightning has it
+        elif trainer.num_nodes > 1:
             raise ValueError(
-                f"trainer.num_nodes={launcher.num_nodes}: the other nodes' processes must be started as well, by "
+                f"trainer.num_nodes={trainer.num_nodes}: the other nodes' processes must be started as well, by "
                 f"torchrun, by srun, or by this command on every node with MASTER_ADDR, MASTER_PORT and NODE_RANK set"
             )
-        orders = {
-            "task": self._task,
-            "config": config,
-            # Resolved here: its interpolations lead into the job's config, and what a rank made of ${now:...} or of
-            # ${run_name:...} would be another folder.
-            "hydra": _resolved(HydraConfig.get()),
-            "full": os.environ.get("PSPNET_FULL_ERROR") == "1",
-        }
-        self._orders = OmegaConf.to_yaml(OmegaConf.create(orders))
-        trainer.strategy._launcher = _Launcher(launcher, self)
-        self._begin(launcher)
+        if starts:
+            self._start_ranks(trainer, environment.node_rank(), orders)
 
-    def _begin(self, launcher: _SubprocessScriptLauncher) -> None:
-        """Opens the store, tells ranks started from outside, and starts those that belong to this process."""
-        environment = launcher.cluster_environment
-        environment.validate_settings(num_devices=launcher.num_processes, num_nodes=launcher.num_nodes)
-        own = not environment.creates_processes_externally
-        if standing.orders is None:
-            if standing.leader is None and not own:
-                return  # a kind of cluster whose processes compose for themselves, as Lightning has it
-            address = "127.0.0.1" if standing.leader is None else standing.leader.address
-            self._store = dist.TCPStore(address, 0, is_master=True, wait_for_workers=False, timeout=CONNECT)
-            self._store.set("orders", self._orders)
-            os.environ.update(meeting(address, self._store.port))
-            if standing.leader is not None:
-                standing.leader.control.set(f"job/{standing.leader.jobs}", f"{address}:{self._store.port}")
-                standing.leader.jobs += 1
-        if own:
-            self._start_ranks(launcher)
-
-    def _start_ranks(self, launcher: _SubprocessScriptLauncher) -> None:
-        node = launcher.cluster_environment.node_rank()
+    def _start_ranks(self, trainer: L.Trainer, node: int, orders: dict[str, Any]) -> None:
+        self._exchange = Exchange.new()
+        if self._meeting is None:
+            self._meeting = Meeting(file=str(self._exchange.store))
+            group.keep_to_this_machine()
+        self._exchange.hand_out({**orders, "meeting": vars(self._meeting)})
         os.environ.update(
             NODE_RANK=str(node),
-            LOCAL_RANK="0",
-            WORLD_SIZE=str(launcher.num_processes * launcher.num_nodes),
-            LOCAL_WORLD_SIZE=str(launcher.num_processes),
+            LOCAL_RANK="0",  # by which Lightning sees that all processes exist
+            WORLD_SIZE=str(trainer.world_size),
+            LOCAL_WORLD_SIZE=str(trainer.num_devices),
         )
-        for local in range(1, launcher.num_processes):
-            self._ranks.start(node * launcher.num_processes + local, local)
+        for local in range(1, trainer.num_devices):
+            self._ranks.start(node * trainer.num_devices + local, local, self._exchange.folder)
         if self._ranks:
             threading.Thread(target=self._watch, name="ranks", daemon=True).start()
 
-    def wait_until_ready(self, ranks: int) -> None:
-        """Waits until all have built what rank 0 has: who fails before cannot be waited for in a collective."""
-        if self._store is None:
+    def join(self, trainer: L.Trainer) -> None:
+        """Waits until all have built what rank 0 has, then joins their process group.
+
+        Who fails before cannot be waited for in a collective. Raises RankFailure where one does.
+        """
+        if self._meeting is None:
             return
-        if standing.orders is not None:
-            self._store.add("ready", 1)
-            return
-        while self._store.add("ready", 0) < ranks - 1:
+        own = 1 if self._exchange is None else trainer.num_devices
+        if self._exchange is not None:
+            self._wait_until_ready(self._exchange.ready, own - 1)
+        if standing.handed is not None:
+            standing.handed.reports.add_ready(own)
+        elif self._outside is not None:
+            self._wait_until_ready(self._outside.ready, trainer.world_size - own)
+            assert standing.gathering is not None
+            standing.gathering.taken()
+        group.join(trainer, self._meeting)
+
+    def _wait_until_ready(self, ready: Callable[[], int], wanted: int) -> None:
+        deadline = time.monotonic() + BUILD
+        while ready() < wanted:
             failure = self._failure() or self._reported()
             if failure is not None:
                 raise RankFailure(failure)
+            if time.monotonic() > deadline:
+                missing = wanted - ready()
+                raise RankFailure(f"{missing} of {wanted} other ranks are not ready after {BUILD / 60:.0f} minutes")
             time.sleep(0.05)
-
-    def end_ranks(self) -> None:
-        """Ends the ranks that were started here."""
-        self._ranks.end()
 
     def _watch(self) -> None:
         """Ends the job where a rank ends with an error and rank 0 does not notice by itself."""
@@ -200,12 +203,10 @@ class Job:
         return None if ended is None else self._ranks.killed() or self._reported() or ended
 
     def _reported(self) -> str | None:
-        try:
-            if self._store is not None and self._store.check(["failure"]):
-                return self._store.get("failure").decode()
-        except RuntimeError:
-            pass
-        return None
+        failure = None if self._exchange is None else self._exchange.failure()
+        if failure is None and self._outside is not None:
+            failure = self._outside.failure()
+        return failure
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -217,13 +218,14 @@ class Job:
                 self._raise_first_failure(error)
         finally:
             self._over.set()
-            if self._store is not None and self._store is not standing.orders:
-                # Whoever fails from now on fails because of this.
-                self._store.compare_set("failure", "", "rank 0")
-                self._store.set("over", "1")
+            if self._outside is not None:
+                self._outside.finish()
+                assert standing.gathering is not None
+                standing.gathering.taken()
             self._ranks.end()
-            if dist.is_initialized():
-                dist.destroy_process_group()
+            group.leave()
+            if self._exchange is not None:
+                self._exchange.remove()
             for name, value in self._before.items():
                 if value is None:
                     os.environ.pop(name, None)
@@ -232,7 +234,7 @@ class Job:
             torch.set_num_threads(self._threads)
 
     def _wait(self) -> None:
-        self._ranks.wait(120)
+        self._ranks.wait(END)
         failure = self._failure()
         if failure is not None:
             raise RankFailure(failure)
@@ -242,7 +244,7 @@ class Job:
         while self._ranks and time.monotonic() < deadline and not self._failure():
             time.sleep(0.05)  # its connections close before the process has ended
         failure = self._failure() or self._reported()
-        if failure is not None and standing.orders is None:
+        if failure is not None:
             raise RankFailure(failure) from error
 
 
@@ -257,22 +259,3 @@ def _resolved(node: Any) -> Any:
     if isinstance(node, ListConfig):
         return [_resolved(value) for value in node]
     return node.name if isinstance(node, Enum) else node
-
-
-class _Launcher(_SubprocessScriptLauncher):
-    """Lightning's launcher with our way of starting processes."""
-
-    def __init__(self, replaced: _SubprocessScriptLauncher, job: Job) -> None:
-        super().__init__(replaced.cluster_environment, replaced.num_processes, replaced.num_nodes)
-        self._job = job
-        self._ready = False
-
-    def launch(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        if not self._ready:
-            self._ready = True
-            self._job.wait_until_ready(self.num_processes * self.num_nodes)
-        # The environment says by now that all processes exist, so that Lightning starts none.
-        return super().launch(function, *args, **kwargs)
-
-    def kill(self, signum: Any) -> None:
-        self._job.end_ranks()

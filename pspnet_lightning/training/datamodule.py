@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
+import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -40,6 +43,22 @@ def _start_worker(_: int) -> None:
         signal.signal(number, signal.SIG_IGN)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+
+
+@functools.cache
+def _end_workers_with_this_process() -> None:
+    """Once a process: workers end before Python's own end waits for them, which it does without a limit.
+
+    It sends them SIGTERM, which they ignore, and one that waits for its next image never hears of the end.
+    """
+    atexit.register(_kill_workers)
+
+
+def _kill_workers() -> None:
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch makes an exception of a worker's end
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
 
 
 class _TrainLoader(DataLoader[Any]):
@@ -134,11 +153,7 @@ class SegmentationDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         rank, world_size = self._ranks()
-        if self.batch_size % world_size:
-            raise ValueError(
-                f"data.batch_size={self.batch_size} is the total over all {world_size} devices and must divide by "
-                f"their number; take {self.batch_size // world_size * world_size or world_size}"
-            )
+        share_of_batch(self.batch_size, world_size)
         data = self.split("train")
         if len(data) < self.batch_size:
             raise ValueError(
@@ -188,6 +203,8 @@ class SegmentationDataModule(L.LightningDataModule):
 
     def _loader_options(self) -> dict[str, Any]:
         workers = _workers(self.num_workers, 1 if self.trainer is None else self.trainer.num_devices)
+        if workers:
+            _end_workers_with_this_process()
         return {
             "num_workers": workers,
             "persistent_workers": workers > 0,
@@ -199,6 +216,18 @@ class SegmentationDataModule(L.LightningDataModule):
 
     def _ranks(self) -> tuple[int, int]:
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+
+def share_of_batch(batch_size: int, ranks: int) -> int:
+    """Images of a batch for each rank. Raises ValueError where they cannot be shared out evenly."""
+    if batch_size % ranks:
+        fitting = batch_size // ranks * ranks
+        remedy = f"take {fitting}" if fitting else f"take {ranks}, or at most {batch_size} devices"
+        raise ValueError(
+            f"data.batch_size={batch_size} is the total over all {ranks} devices and must divide by their number; "
+            f"{remedy}"
+        )
+    return batch_size // ranks
 
 
 def _workers(number: int | str, local_ranks: int = 1) -> int:

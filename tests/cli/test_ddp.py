@@ -80,6 +80,8 @@ def test_two_ranks_train_and_validate_as_one_process(command: Run, tmp_path: Pat
         result = command("train", *SCENES, *PROBE, *loss, *options, **PATHS)
         runs.append(probed(result, tmp_path / f"p{devices}", devices))
     same_training(runs[0][0], runs[1])
+    for rank in runs[1]:
+        assert rank["listening"] <= {"0100007F"}, "a neighbour on the network finds nothing to talk to"
     results = [json.loads((tmp_path / f"run{n}" / "results.json").read_text()) for n in (1, 2)]
     assert results[0]["confusion"] == results[1]["confusion"]
     assert results[0]["miou"] == results[1]["miou"]
@@ -105,6 +107,14 @@ def test_what_cannot_be_is_said_once(command: Run, small_list: Path, tmp_path: P
     assert re.search(
         r"data\.batch_size=5 is the total over all 2 devices and must divide by their number; take 4",
         said("data.batch_size=5"),
+    )
+    # Before any process is started, or any label is looked at.
+    assert "devices and must divide by their number; take 65, or at most 2 devices" in said(
+        "data.batch_size=2", "trainer.devices=65", "data.train_length=1000000", "loss.class_weights=median_frequency"
+    )
+    assert "data.num_workers=100000" in said("data.num_workers=100000")
+    assert "trainer.strategy=ddp_spawn: the ranks are started by this command itself; take ddp" in said(
+        "trainer.strategy=ddp_spawn"
     )
     assert "SyncBatchNorm does not run on cpu ranks" in said("trainer.sync_batchnorm=true")
     assert "loss.reduction=sum must be global or rank" in said("loss.reduction=sum")

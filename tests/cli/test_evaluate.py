@@ -221,6 +221,8 @@ def test_a_test_split_without_labels_is_predicted_for_the_server(command: Run, n
         (["data.rot=x"], "data.rot: unknown key; did you mean 'root'?"),
         (["data=scenes"], "answers 3 classes, the data set scenes has 11"),
         (["trainer.device=2"], "did you mean 'trainer.devices'?"),
+        (["trainer.devices=65"], "65 processes for the 3 images of the val split; take at most 3"),
+        (["data.num_workers=100000"], "data.num_workers=100000"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
