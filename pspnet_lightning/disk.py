@@ -22,6 +22,8 @@ def replacing(path: Path) -> Iterator[Path]:
     part = path.with_name(f".{path.name}.part")
     try:
         with naming(path, part):
+            # A link of that name, in a folder from elsewhere, would lead the writing to another file.
+            part.unlink(missing_ok=True)
             yield part
             os.replace(part, path)
     except BaseException:

@@ -40,7 +40,9 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 @pytest.fixture(scope="session")
 def command_server() -> Iterator[subprocess.Popen[str]]:
     """See ``command_server.py``: one for the whole session."""
-    variables = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    # This checkout first, then what the caller's own path says: another Hydra, for one (see .ci/hydra_next).
+    paths = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
     variables.pop("HYDRA_FULL_ERROR", None)
     server = subprocess.Popen(
         [sys.executable, str(REPOSITORY / "tests" / "command_server.py")],

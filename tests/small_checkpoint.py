@@ -9,14 +9,14 @@ from conftest import SMALL
 from hydra import compose, initialize_config_dir
 
 from pspnet_lightning.config import CONFIG_DIR, as_plain, build_module, build_source
-from pspnet_lightning.config.schemas import register_schemas
+from pspnet_lightning.config.schemas import HYDRA, register_schemas
 from pspnet_lightning.training.module import SegmentationModule
 
 
 def write_checkpoint(path: Path, *overrides: str, width: int = 8) -> SegmentationModule:
     """Writes the checkpoint of ``pspnet-train OVERRIDES`` before its first step; answers the module."""
     register_schemas()
-    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+    with initialize_config_dir(str(CONFIG_DIR), **HYDRA):
         cfg = compose("train", overrides=[*SMALL, *overrides, f"model.width={width}"])
     # Of callbacks and loggers, whose folders only a run knows, nothing is needed.
     config = {key: as_plain(value) for key, value in cfg.items() if key not in ("callbacks", "logger")}

@@ -21,7 +21,7 @@ from pspnet_lightning.config import (
     split_data_node,
 )
 from pspnet_lightning.config.evaluation import build_protocol
-from pspnet_lightning.config.schemas import register_schemas
+from pspnet_lightning.config.schemas import HYDRA, register_schemas
 from pspnet_lightning.data import DataSpec, default_palette
 from pspnet_lightning.inference import SlidingWindow
 
@@ -41,7 +41,7 @@ TINY = ["data.train_length=8", "data.val_length=2", "data.num_workers=0", "data.
 
 def composed(*overrides: str, folder: Path | None = None) -> DictConfig:
     register_schemas()
-    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+    with initialize_config_dir(str(CONFIG_DIR), **HYDRA):
         cfg = compose("train", overrides=list(overrides), return_hydra_config=True)
     # What only a real run knows.
     with open_dict(cfg):
@@ -93,7 +93,7 @@ def test_every_config_composes_and_builds(group: str, name: str, tmp_path: Path)
 @pytest.mark.parametrize("name", [path.stem for path in sorted((CONFIG_DIR / "evaluation").glob("*.yaml"))])
 def test_every_protocol_composes_and_builds(name: str) -> None:
     register_schemas()
-    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+    with initialize_config_dir(str(CONFIG_DIR), **HYDRA):
         cfg = compose("evaluate", overrides=["checkpoint=x", f"evaluation={name}"])
     trained = as_plain(composed("data=voc2012", "data.root=x"))
     protocol = build_protocol(cfg.evaluation, trained, "voc2012")

@@ -20,6 +20,7 @@ from pspnet_lightning.data import SegmentationDataset
 from pspnet_lightning.data.submission import PredictionFiles
 from pspnet_lightning.disk import replacing
 from pspnet_lightning.metrics import count_pairs, scores
+from pspnet_lightning.runs.fields import cell
 from pspnet_lightning.runs.json_files import write_json
 from pspnet_lightning.visualize import SheetItem, prediction_sheet, save_png
 
@@ -134,7 +135,7 @@ class EvaluationReport(RunReport):
             if row[_TIMES]:
                 # An image without any labelled pixel has no score.
                 values = [f"{row[column]:.6f}" if row[_LABELLED] else "" for column in (_MIOU, _AACC)]
-                writer.writerow([self.data.name(index), *values, int(row[_LABELLED]), int(row[_IGNORED])])
+                writer.writerow([cell(self.data.name(index)), *values, int(row[_LABELLED]), int(row[_IGNORED])])
         with replacing(self.folder / "images.csv") as part:
             part.write_text(text.getvalue())
 

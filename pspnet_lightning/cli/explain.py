@@ -36,6 +36,7 @@ from pspnet_lightning.launch.app import run, track
 from pspnet_lightning.launch.locks import locked
 from pspnet_lightning.models import PSPNet
 from pspnet_lightning.runs.checkpoint import rebuild, spec_of, stored_config
+from pspnet_lightning.runs.fields import cell
 from pspnet_lightning.runs.json_files import write_json
 from pspnet_lightning.training.module import SegmentationModule
 
@@ -198,7 +199,7 @@ def _write_csv(result: ContextResult, spec: DataSpec, path: Path) -> None:
                 shares = (result.decided[label, number], result.margin[label, number], result.flips[label, number])
                 values = (whole, without, *map(float, shares))
                 # Not-a-number, a class that does not occur, is an empty cell.
-                writer.writerow([name, source, *("" if value != value else f"{value:.6g}" for value in values)])
+                writer.writerow([cell(name), source, *("" if value != value else f"{value:.6g}" for value in values)])
 
 
 def _receptive_field(

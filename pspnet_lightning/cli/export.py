@@ -129,6 +129,13 @@ def _image_type(cfg: DictConfig) -> torch.dtype:
     return _IMAGE_TYPES[cfg.image_type]
 
 
+class _Plain(yaml.SafeDumper):
+    """Writes a list that occurs twice twice: an alias is not read again."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
 def _metadata(
     cfg: DictConfig, module: SegmentationModule, model: PSPNet, image_type: torch.dtype, fold: bool
 ) -> dict[str, str]:
@@ -157,7 +164,7 @@ def _metadata(
             "output": "labels (N, H, W), uint8" if cfg.labels else "logits (N, K, H, W), float32",
             "smallest_side": smallest_side(model),
         }
-    description = yaml.safe_dump(module.description, sort_keys=False, allow_unicode=True)
+    description = yaml.dump(module.description, Dumper=_Plain, sort_keys=False, allow_unicode=True)
     return {**{key: json.dumps(value) for key, value in content.items()}, "description": description}
 
 

@@ -12,6 +12,7 @@ import typing
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Annotated, Any, Literal
 
+import hydra
 from annotated_types import Ge, Interval, MinLen
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
@@ -263,6 +264,9 @@ class WorkspaceConfig:
     group: Text | None
     name: Text
 
+
+# How this project's configs are composed: an argument of Hydra 1.3 that 1.4 no longer knows.
+HYDRA: dict[str, Any] = {} if tuple(map(int, hydra.__version__.split(".")[:2])) >= (1, 4) else {"version_base": "1.3"}
 
 PRIMARIES: dict[str, type] = {
     "train": TrainConfig,

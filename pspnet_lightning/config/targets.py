@@ -54,7 +54,7 @@ def construct(node: Mapping[str, Any], where: str, **extra: Any) -> Any:
         return partial(target, *arguments, **options, **extra)
     try:
         return target(*arguments, **options, **extra)
-    except (TypeError, AttributeError, LookupError, AssertionError) as error:
+    except (TypeError, AttributeError, LookupError, AssertionError, ArithmeticError, RuntimeError) as error:
         raise ValueError(f"{getattr(target, '__name__', where)}: {error}") from error
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from rich.markup import escape
 from rich.table import Table
 
 from pspnet_lightning.explain.context import ContextResult
@@ -31,7 +32,9 @@ def context_table(result: ContextResult, classes: Sequence[str]) -> Table:
     for heading in (first, *result.sources):
         table.add_column(heading, justify="right")
     for number, (name, value, shares) in enumerate(rows):
-        table.add_row(name, value, *("-" if math.isnan(share) else form.format(100 * share) for share in shares))
+        table.add_row(
+            escape(name), value, *("-" if math.isnan(share) else form.format(100 * share) for share in shares)
+        )
         if number == 0:
             table.add_section()
     return table

@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pspnet_lightning.config import CONFIG_DIR, nearest
-from pspnet_lightning.config.schemas import register_schemas, top_level_keys
+from pspnet_lightning.config.schemas import HYDRA, register_schemas, top_level_keys
 from pspnet_lightning.disk import DISK_FULL
 from pspnet_lightning.runs.preempted import Preempted
 from pspnet_lightning.terminal import animated
@@ -74,7 +74,7 @@ def run(config_name: str, task: Callable[[DictConfig], Any]) -> None:
     register_schemas()
     quiet()
     try:
-        hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=config_name)(task)()
+        hydra.main(**HYDRA, config_path=str(CONFIG_DIR), config_name=config_name)(task)()
     except USER_ERRORS as error:
         if full:
             raise
@@ -185,7 +185,7 @@ def _known_keys(config_name: str) -> list[str]:
     """Every dotted key of the config with the group choices of this command line."""
     choices = [word for word in sys.argv[1:] if re.fullmatch(r"[a-z]+=[\w/]+", word)]
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+    with initialize_config_dir(str(CONFIG_DIR), **HYDRA):
         try:
             cfg = compose(config_name, overrides=choices)
         except Exception:

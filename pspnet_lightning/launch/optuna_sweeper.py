@@ -12,7 +12,6 @@ unpickle what stands in them (``CmaEsSampler`` its state), and a sweep's folder 
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import sys
@@ -34,6 +33,7 @@ from pspnet_lightning.config import as_plain, build
 from pspnet_lightning.launch.sweep_job import STOPPED
 from pspnet_lightning.runs import history, read_job
 from pspnet_lightning.runs.json_files import write_json
+from pspnet_lightning.runs.plain_files import read_json
 
 if TYPE_CHECKING:
     import optuna
@@ -183,6 +183,15 @@ def _text(override: Override) -> str:
     return ",".join(override.sweep_string_iterator())
 
 
+def _is_record(content: Any) -> bool:
+    return (
+        isinstance(content, dict)
+        and isinstance(content.get("space"), dict)
+        and isinstance(content.get("trials"), list)
+        and all(isinstance(trial, dict) and isinstance(trial.get("params"), dict) for trial in content["trials"])
+    )
+
+
 class _Trials:
     """``trials.json``: the search space, and the parameters and the answer of each trial, by number."""
 
@@ -191,7 +200,9 @@ class _Trials:
         self.space = dict(space)
         self.known: list[dict[str, Any]] = []
         if path.is_file():
-            content = json.loads(path.read_text())
+            content = read_json(path)
+            if not _is_record(content):
+                raise ValueError(f"{path} is no record of a search; give another hydra.sweep.dir, or remove it")
             changed = [key for key in {**content["space"], **space} if content["space"].get(key) != space.get(key)]
             if changed:
                 before = "; ".join(f"{key}={content['space'].get(key, '(not searched)')}" for key in changed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ from pspnet_lightning.launch.app import fail
 from pspnet_lightning.launch.resume import typed
 from pspnet_lightning.runs.checkout import DIFF
 from pspnet_lightning.runs.checkpoint import read_checkpoint
+from pspnet_lightning.runs.fields import record_of
 from pspnet_lightning.runs.jobs import look_up
 from pspnet_lightning.runs.plain_files import read_yaml
 from pspnet_lightning.runs.record import read_record
@@ -110,23 +112,23 @@ def _config_of(run: Path, trust: Sequence[str]) -> dict[str, Any]:
 
 def differences(run: Path, now: Mapping[str, Any], folder: Path) -> list[str]:
     """Sentences on data, packages and code that are not those of ``run``; ``now`` is the record of ``folder``."""
-    then = read_record(run)
-    if then is None:
+    written = read_record(run)
+    if written is None:
         return [f"{run} has no run.json: data, packages and code cannot be compared"]
-    lines = []
+    then, lines = record_of(written), []
     if then["data"]["fingerprint"] != now["data"]["fingerprint"]:
         shown = [f"{record['data']['name']} {str(record['data']['fingerprint'])[:12]}" for record in (then, now)]
         lines.append(f"the data are not the same: {shown[0]} then, {shown[1]} now")
     lines += [
         f"{name} {value} then, {now['versions'].get(name)} now"
         for name, value in then["versions"].items()
-        if now["versions"].get(name) != value
+        if str(now["versions"].get(name)) != value
     ]
-    code = [(record["git"] or {}).get("commit") for record in (then, now)]
+    code = [then["git"]["commit"], (now["git"] or {}).get("commit")]
     patches = [(place / DIFF).read_bytes() if (place / DIFF).is_file() else b"" for place in (run, folder)]
     if code[0] != code[1] or patches[0] != patches[1]:
         remedy = f"git checkout {code[0]}" if code[0] else "it is not known"
-        remedy += f" && git apply {run / DIFF}" if patches[0] else ""
+        remedy += f" && git apply {shlex.quote(str(run / DIFF))}" if patches[0] else ""
         lines.append(f"the code is not the same; that of the repeated run: {remedy}")
     return lines
 

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
-import yaml
 from lightning.pytorch.loggers import Logger
 
 from pspnet_lightning.loggers.boards import Board, boards
 from pspnet_lightning.loggers.metrics_file import MetricsFile
 from pspnet_lightning.loggers.tensorboard_run import TensorBoardRun
 from pspnet_lightning.loggers.wandb_run import ARTIFACTS, WandbRun
+from pspnet_lightning.runs.fields import node, texts
+from pspnet_lightning.runs.plain_files import read_yaml
 
 
 def csv_logger(save_dir: str) -> Logger:
@@ -107,10 +108,10 @@ def _canonical(word: str) -> str:
 def _overrides(path: Path, *keys: str) -> Sequence[str]:
     if not path.is_file():
         return []
-    content = yaml.safe_load(path.read_text())
+    content = read_yaml(path)
     for key in keys:
-        content = content[key]
-    return content or []
+        content = node(content).get(key)
+    return texts(content)
 
 
 def _label(folder: Path) -> str:

@@ -78,7 +78,7 @@ def strip(values: Sequence[float], mean: float, std: float | None, low: float, h
 
 def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
     """About ``count`` round values that enclose ``low`` and ``high``; two at least, rising."""
-    if high <= low:
+    if high - low <= 1e-9 * max(abs(low), abs(high), 1e-9):  # no round values lie between them
         low, high = low - 0.5 * max(abs(low), 1e-6), high + 0.5 * max(abs(high), 1e-6)
     rough = (high - low) / (count - 1)
     power = 10.0 ** math.floor(math.log10(rough))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +24,8 @@ from pspnet_lightning.runs import (
     read_sweep,
     swept_keys,
 )
-from pspnet_lightning.runs.jobs import look_up, parse_overrides, read_json
+from pspnet_lightning.runs.fields import printable
+from pspnet_lightning.runs.jobs import as_text, look_up, parse_overrides, read_json
 
 # Scores between 0 and 1 that are shown in per cent.
 _SHARES = ("miou", "macc", "aacc")
@@ -82,7 +83,7 @@ class Content:
 
     @property
     def title(self) -> str:
-        return self.folder.resolve().name
+        return printable(self.folder.resolve().name)
 
     @property
     def metric_name(self) -> str:
@@ -213,10 +214,10 @@ class Content:
         found = []
         swept = {key for key, _ in self.swept}
         for name, key in _FACTS.items():
-            values = {_plain(look_up(job.config, key)) for job in self.jobs if look_up(job.config, key) is not None}
+            values = {as_text(look_up(job.config, key)) for job in self.jobs if look_up(job.config, key) is not None}
             if key not in swept and len(values) == 1:
                 found.append((name, values.pop().rpartition(".")[2] if key.endswith("_target_") else values.pop()))
-        commits = {str((job.record.get("git") or {}).get("commit"))[:10] for job in self.jobs if job.record.get("git")}
+        commits = {commit[:10] for job in self.jobs if (commit := look_up(job.record, "git.commit"))}
         torch = {(job.record.get("versions") or {}).get("torch") for job in self.jobs if job.record.get("versions")}
         found += [("git commit", ", ".join(sorted(commits)))] if commits else []
         found += [("torch", ", ".join(sorted(map(str, torch))))] if torch else []
@@ -237,7 +238,8 @@ class Content:
         words = [word for word in job.record.get("overrides") or [] if parse_overrides([word])]
         if not words:
             words = [f"{key}={value}" for key, value in job.overrides.items()]
-        return shlex.join(["pspnet-train", "--repeat", str(job.folder)]), shlex.join(["python", "train.py", *words])
+        lines = ["pspnet-train", "--repeat", str(job.folder)], ["python", "train.py", *words]
+        return printable(shlex.join(lines[0])), printable(shlex.join(lines[1]))
 
 
 def gather(folder: str | Path, *, metric: str | None = None, mode: str | None = None, pictures: int = 6) -> Content:
@@ -250,7 +252,7 @@ def gather(folder: str | Path, *, metric: str | None = None, mode: str | None = 
         raise ValueError(f"run or sweep folder {str(folder)!r} does not exist")
     single = (folder / "run.json").is_file() or ((folder / ".hydra").is_dir() and (folder / "config.yaml").is_file())
     jobs = [read_job(folder)] if single else read_sweep(folder)
-    mode = mode or read_json(folder / "sweep.json").get("mode") or "max"
+    mode = mode or ("min" if read_json(folder / "sweep.json").get("mode") == "min" else "max")
     groups = group_jobs(jobs, metric)
     if metric is not None and not any(group.n for group in groups) and any(job.finished for job in jobs):
         known = sorted({f"val/{key}" for job in jobs for key in _SHARES if key in job.results})
@@ -267,9 +269,3 @@ def short(setting: str) -> str:
         return f"{float(setting):.4g}" if len(setting) > 8 else setting
     except ValueError:
         return setting
-
-
-def _plain(value: object) -> str:
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return "[" + ", ".join(map(_plain, value)) + "]"
-    return str(value)

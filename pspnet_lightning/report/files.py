@@ -23,8 +23,8 @@ def write_report(content: Content, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, make in _FILES.items():
-        text = make(content)
+        written = make(content).encode(errors="backslashreplace")  # names of files may hold bytes that are no text
         with replacing(folder / name) as part:
-            part.write_text(text, encoding="utf-8", newline="")
+            part.write_bytes(written)
         paths.append(folder / name)
     return paths

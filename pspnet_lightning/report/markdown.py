@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from pspnet_lightning.report.content import Content
@@ -11,7 +12,7 @@ from pspnet_lightning.report.verdict import headline, method, shown, verdict
 
 def markdown_report(content: Content) -> str:
     """The whole text."""
-    parts = [f"# {content.title}", headline(content)]
+    parts = [f"# {plain(content.title)}", line(headline(content))]
     facts = [*((key, " · ".join(values)) for key, values in content.swept), *content.facts]
     parts += [f"## What was {'run' if content.single else 'swept'}", table(["", ""], facts)]
     parts += ["## Results", _results(content)]
@@ -21,11 +22,13 @@ def markdown_report(content: Content) -> str:
         parts += ["## Classes", table(["IoU, %", *names], rows)]
     parts += ["## Time and memory", _jobs(content)]
     if content.lost:
-        lines = [f"- {job.name}: {content.settings(job)}: {content.end(job)}" for job in content.lost]
+        lines = [f"- {line(f'{job.name}: {content.settings(job)}: {content.end(job)}')}" for job in content.lost]
         parts += ["## Failed jobs", "\n".join(lines)]
     commands = "\n".join(line for job in content.jobs for line in content.commands(job))
-    parts += ["## Commands", f"```\n{commands}\n```"]
-    parts += [f"## {'In short' if content.single else 'Recommendation'}", *verdict(content)]
+    # Longer than any row of back-ticks within.
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", commands)), default=0))
+    parts += ["## Commands", f"{fence}\n{commands}\n{fence}"]
+    parts += [f"## {'In short' if content.single else 'Recommendation'}", *map(line, verdict(content))]
     return "\n\n".join(parts) + "\n"
 
 
@@ -45,7 +48,7 @@ def _results(content: Content) -> str:
             words = comparison_words(content, group)
             row += [words.difference, words.pairs, words.p, words.status]
         rows.append(row)
-    note = f"{content.metric_name} of the best checkpoint."
+    note = f"{line(content.metric_name)} of the best checkpoint."
     if content.comparisons:
         note += f" {method(content)}"
     return f"{table(heads, rows)}\n\n{note}"
@@ -73,8 +76,20 @@ def _jobs(content: Content) -> str:
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of GitHub's Markdown; bars in a cell are escaped."""
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(
-        "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in line) + " |" for line in lines
-    )
+    """A table of GitHub's Markdown."""
+    lines = [list(map(plain, heads)), ["---"] * len(heads), *(list(map(plain, row)) for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+# What begins markup: code, emphasis, a table's cell, a tag, an entity, the target of a link, an address.
+_MARKUP = re.compile(r"[\\`*|]|<(?=[A-Za-z/!?])|&(?=#?\w+;)|(?<=\])[(\[]|:(?=//)")
+
+
+def plain(text: str) -> str:
+    """Text that Markdown shows as it is: names and messages come out of files, and may hold anything."""
+    return _MARKUP.sub(r"\\\g<0>", str(text).replace("\n", " "))
+
+
+def line(text: str) -> str:
+    """The same at the beginning of a line, where further characters mean something: headings, quotes, definitions."""
+    return re.sub(r"^\s*(?=[\[#>=+~-])", r"\\", plain(text))

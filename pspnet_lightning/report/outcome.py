@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from pspnet_lightning.report.content import Content, short
@@ -19,14 +20,14 @@ def sweep_table(content: Content) -> Table:
     """
     table = Table(title=content.metric_name, title_justify="left")
     for key in content.keys:
-        table.add_column(key, overflow="fold")
+        table.add_column(escape(key), overflow="fold")
     for heading in ("n", "mean", "std", f"to {'[1,2,3,6]' if content.to_paper else 'the best'}, 95 %"):
         table.add_column(heading, justify="right")
     table.add_column("shown")
     for group in content.groups:
         lost = f" of {len(group.jobs)}" if group.n < len(group.jobs) else ""
         words = comparison_words(content, group)
-        values = (short(group.settings[key]) for key in content.keys)
+        values = (escape(short(group.settings[key])) for key in content.keys)
         scores = (shown(content, group.mean), shown(content, group.std))
         table.add_row(*values, f"{group.n}{lost}", *scores, words.difference, words.status)
     return table

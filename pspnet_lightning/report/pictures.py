@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pspnet_lightning.runs import Group, Job
+from pspnet_lightning.runs.fields import printable
 from pspnet_lightning.visualize import read_cells
 
 SHEET = "validation.png"
@@ -45,7 +46,7 @@ def picture_rows(groups: Sequence[Group], count: int) -> list[PictureRow]:
     names = [name for name in first if all(name in sheet for sheet in sheets.values())]
     return [
         PictureRow(
-            name=name,
+            name=printable(name),
             image=first[name]["image"],
             truth=first[name]["truth"],
             predictions={owner: sheet[name]["prediction"] for owner, sheet in sheets.items()},

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pspnet_lightning.report.content import Content
 from pspnet_lightning.report.verdict import difference, p_value, status
 from pspnet_lightning.runs import Group, Job, history
+from pspnet_lightning.runs.fields import cell
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def csv_report(content: Content) -> str:
     columns += ["error", "folder"]
     stream = io.StringIO()
     writer = csv.writer(stream)
-    writer.writerow(columns)
+    writer.writerow(map(cell, columns))
     for job in content.jobs:
         facts, iou = job_facts(content, job), job.results.get("iou") or []
         row = [job.name, job.status, job.pruned, *(job.setting(key) for key in keys), job.value(content.metric)]
@@ -98,5 +99,5 @@ def csv_report(content: Content) -> str:
         row += [iou[index] if index < len(iou) else None for index in range(len(classes))]
         row += [facts.epochs, facts.best_epoch, job.seconds, facts.images_per_second]
         row += [facts.host_bytes, facts.device_bytes, facts.attempts, job.error, str(job.folder)]
-        writer.writerow(row)
+        writer.writerow(map(cell, row))
     return stream.getvalue()

@@ -136,9 +136,12 @@ def spec_of_module(module: SegmentationModule) -> DataSpec:
 
 def spec_of(content: dict[str, Any]) -> DataSpec:
     """The data set's spec that a checkpoint was trained with."""
-    spec = content["pspnet_lightning"].get("spec")
+    stored = content["pspnet_lightning"].get("spec")
     try:
-        return DataSpec.from_dict(spec)
+        spec = DataSpec.from_dict(stored)
+        if not all(isinstance(name, str) and name.isprintable() for name in (spec.name, *spec.classes)):
+            raise TypeError("names of classes must be text that can be printed")
+        return spec
     except (TypeError, LookupError, AttributeError) as error:
         raise ValueError(f"the file does not describe its data set as pspnet-lightning does: {error!r}") from error
 

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
+from pspnet_lightning.runs.fields import finite
 from pspnet_lightning.runs.groups import PAPER_BINS, REPETITIONS, Group, best_group
-from pspnet_lightning.runs.jobs import finite, look_up
+from pspnet_lightning.runs.jobs import look_up
 
 LEVEL = 0.05  # of error, of all comparisons together
 POWER = 0.8  # how often the number of pairs that is asked for would show the difference

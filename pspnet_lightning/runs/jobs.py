@@ -7,8 +7,7 @@ and ``metrics.csv``, each of which may be missing while, or because, the job has
 from __future__ import annotations
 
 import csv
-import json
-import math
+import io
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,7 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
+from pspnet_lightning.runs import plain_files
+from pspnet_lightning.runs.fields import finite, node, printable, record_of, results_of, texts, whole
+
+_LARGEST_CSV = 64 * 2**20  # some 300,000 rows
+_LAST_EPOCH = 1_000_000
+_DEEPEST_FOLDER = 12  # of a run below its sweep
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,7 @@ class Job:
     ``status`` is run.json's ("finished", "failed", ...), "finished" where only results.json is there, and
     "unfinished" otherwise. ``overrides`` maps a key of the command line to its text ("model.bins" -> "[1,2]"), without
     Hydra's own. ``config`` is the resolved config, or what the job was composed from where it did not come that far.
-    ``objective`` is None where the job has none, or none that is finite. ``record`` is all of run.json.
+    ``objective`` is None where the job has none, or none that is finite. ``record`` is what else is read of run.json.
     """
 
     folder: Path
@@ -81,34 +85,37 @@ def job_folders(folder: Path) -> Iterator[Path]:
         if here != folder and (".hydra" in folders or "run.json" in files):
             folders.clear()
             yield here
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        deep = len(here.relative_to(folder).parts) >= _DEEPEST_FOLDER
+        folders[:] = [] if deep else [name for name in folders if not name.startswith(".")]
 
 
 def read_job(folder: str | Path, *, name: str | None = None) -> Job:
-    """One run's folder. Files that are missing or torn count as not there: a killed run is no error."""
+    """One run's folder. Files that are missing, torn or too large, and fields of another type, count as not there."""
     folder = Path(folder)
-    run = read_json(folder / "run.json")
-    results = read_json(folder / "results.json")
-    recorded = run.get("objective") or {}
-    objective = finite(recorded.get("value"))
-    status = run.get("status") or ("finished" if results else "unfinished")
-    if not run and results.get("split", "val") == "val":
-        objective = finite(results.get("miou"))
+    written = read_json(folder / "run.json")
+    run = record_of(written)
+    found = read_json(folder / "results.json")
+    results = results_of(found) if found else {}
+    objective = run["objective"]["value"]
+    status = run["status"] or ("finished" if results else "unfinished")
+    if not written and results.get("split") == "val":
+        objective = results.get("miou")
     # Hydra rewrites its own file before a job that is continued can object.
-    lines = run.get("overrides") or _read_yaml(folder / ".hydra" / "overrides.yaml") or []
+    lines = run["overrides"] or texts(_read_yaml(folder / ".hydra" / "overrides.yaml"))
+    config = node(_read_yaml(folder / "config.yaml")) or node(_read_yaml(folder / ".hydra" / "config.yaml"))
     return Job(
         folder=folder,
-        name=name or folder.name,
+        name=printable(name or folder.name),
         status=status,
         overrides=parse_overrides(lines),
-        config=_read_yaml(folder / "config.yaml") or _read_yaml(folder / ".hydra" / "config.yaml") or {},
+        config=config,
         objective=objective,
-        objective_name=recorded.get("name") or "val/miou",
+        objective_name=run["objective"]["name"] or "val/miou",
         results=results,
-        error=run.get("error"),
-        seconds=finite(run.get("seconds")),
+        error=run["error"],
+        seconds=run["seconds"],
         pruned=(folder / "pruned.json").is_file(),
-        record=run,
+        record=run if written else {},
     )
 
 
@@ -133,11 +140,10 @@ def history(folder: str | Path, metric: str = "val/miou") -> dict[int, float]:
     found: dict[int, float] = {}
     for path in [*kept, folder / "metrics.csv"]:
         try:
-            with path.open(newline="") as file:
-                for row in csv.DictReader(file):
-                    value = finite(row.get(metric))
-                    if value is not None and row.get("epoch"):
-                        found[int(row["epoch"])] = value
+            for row in csv.DictReader(io.StringIO(plain_files.read_text(path, _LARGEST_CSV))):
+                value, epoch = finite(row.get(metric)), whole(row.get("epoch"))
+                if value is not None and epoch is not None and epoch <= _LAST_EPOCH:
+                    found[epoch] = value
         except (OSError, ValueError, csv.Error):
             continue  # not there, or cut off in a number
     return found
@@ -158,30 +164,23 @@ def as_text(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "[" + ",".join(as_text(item) for item in value) + "]"
     if isinstance(value, Mapping):
-        return "{" + ",".join(f"{key}:{as_text(item)}" for key, item in value.items()) + "}"
+        return "{" + ",".join(f"{as_text(key)}:{as_text(item)}" for key, item in value.items()) + "}"
     if value is None:
         return "null"
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def finite(value: Any) -> float | None:
-    """``value`` as a float, None where it is no finite number."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return None
-    return number if math.isfinite(number) else None
+    if isinstance(value, str) and "${" in value:
+        return "(not resolved)"
+    return str(value).lower() if isinstance(value, bool) else printable(str(value))
 
 
 def natural(name: str) -> list[tuple[int, int | str]]:
     """A sorting key by which "2" stands before "10"."""
-    return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", name) if part]
+    return [(0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"(\d+)", name) if part]
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; empty where the file is missing or torn."""
+    """A JSON object; empty where the file is missing, torn or too large."""
     try:
-        content = json.loads(path.read_text())
+        content = plain_files.read_json(path)
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
@@ -189,6 +188,6 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def _read_yaml(path: Path) -> Any:
     try:
-        return yaml.safe_load(path.read_text())
-    except (OSError, ValueError, yaml.YAMLError):
+        return plain_files.read_yaml(path)
+    except (OSError, ValueError):
         return None

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
+from pspnet_lightning.data.limits import open_image
 from pspnet_lightning.data.specs import Colour, DataSpec
 from pspnet_lightning.disk import replacing
 
@@ -103,21 +104,28 @@ def cell_notes(items: Sequence[SheetItem], cell_width: int = _CELL_WIDTH) -> dic
 def read_cells(path: Path) -> list[tuple[str, dict[str, np.ndarray]]]:
     """A sheet that was saved with ``cell_notes``, cut up: (name, column -> uint8 (h, w, 3)) of each item.
 
-    Empty where there is no such file, or one without notes.
+    Empty where there is no such file, one without notes, or one whose notes do not fit it.
     """
-    try:
-        with Image.open(path) as sheet:
-            places = json.loads(getattr(sheet, "text", {}).get(_CELLS, "[]"))
-            pixels = np.array(sheet.convert("RGB")) if places else np.empty(0)
-    except (OSError, ValueError):
+    if not path.is_file():  # a pipe would be waited for
         return []
-    return [
-        (
-            str(place["name"]),
-            {name: pixels[y : y + h, x : x + w] for name, (x, y, w, h) in place["cells"].items()},
-        )
-        for place in places
-    ]
+    try:
+        with open_image(path) as sheet:
+            places = json.loads(getattr(sheet, "text", {}).get(_CELLS, "[]"))
+            pixels = np.array(sheet.convert("RGB")) if places else np.empty((0, 0, 3))
+        return [(str(place["name"]), _cut(pixels, place["cells"])) for place in places]
+    except Exception:  # a picture, and notes in it, that anybody may have written: a decoder breaks anywhere
+        return []
+
+
+def _cut(pixels: np.ndarray, places: dict[str, list[int]]) -> dict[str, np.ndarray]:
+    """The cells of one item. Raises where one is missing or lies outside the sheet."""
+    cells = {}
+    for name in _COLUMNS:
+        left, top, width, height = (int(value) for value in places[name])
+        if not (left >= 0 and top >= 0 and 0 < width <= pixels.shape[1] - left and 0 < height <= len(pixels) - top):
+            raise ValueError(f"cell {name!r} lies outside the sheet")
+        cells[name] = pixels[top : top + height, left : left + width]
+    return cells
 
 
 def _cell_height(image: np.ndarray, cell_width: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from rich.markup import escape
 from rich.table import Table
 
 from pspnet_lightning.metrics import SegmentationScores
@@ -18,7 +19,7 @@ def class_table(result: SegmentationScores, classes: Sequence[str]) -> Table:
         table.add_column(heading, justify="right")
     total = max(sum(result.pixels), 1)
     for name, iou, accuracy, pixels in zip(classes, result.iou, result.accuracy, result.pixels, strict=True):
-        table.add_row(name, percent(iou), percent(accuracy), f"{100 * pixels / total:.2f}")
+        table.add_row(escape(name), percent(iou), percent(accuracy), f"{100 * pixels / total:.2f}")
     table.add_section()
     table.add_row("mean", percent(result.miou), percent(result.macc), "")
     table.add_row("all pixels", "", percent(result.aacc), "100.00")

@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from wandb_records import recorded
 
 from pspnet_lightning.config import CONFIG_DIR
-from pspnet_lightning.config.schemas import register_schemas
+from pspnet_lightning.config.schemas import HYDRA, register_schemas
 from pspnet_lightning.launch import locks
 from pspnet_lightning.launch.app import explain
 from pspnet_lightning.launch.sweep_job import differences
@@ -49,7 +49,7 @@ def needs(module: str, extra: str) -> pytest.MarkDecorator:
 
 def composed(*overrides: str) -> DictConfig:
     register_schemas()
-    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+    with initialize_config_dir(str(CONFIG_DIR), **HYDRA):
         return compose("train", overrides=list(overrides), return_hydra_config=True)
 
 
