@@ -16,8 +16,16 @@ from pspnet_lightning.runs.checkpoint import load, read_checkpoint
 from pspnet_lightning.runs.checkpoint_io import AtomicCheckpointIO, damage, latest_checkpoint
 from pspnet_lightning.training.module import SegmentationModule
 
+# As version 0.1 wrote it.
 CONFIG = {
-    "model": {"_target_": "pspnet_lightning.models.PSPNet", "depth": 18, "stem": "plain", "width": 8, "bins": [1, 3]},
+    "model": {
+        "_target_": "pspnet_lightning.models.PSPNet",
+        "depth": 18,
+        "stem": "plain",
+        "width": 8,
+        "bins": [1, 3],
+        "winograd": True,
+    },
     "loss": {
         "_target_": "pspnet_lightning.training.losses.CrossEntropy",
         "class_weights": "balanced",

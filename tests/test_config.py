@@ -119,6 +119,9 @@ def test_every_protocol_composes_and_builds(name: str) -> None:
         ["callbacks=ema", "callbacks.ema.decay=0.9"],
         ["model.bins=[]", "model.auxiliary=false", "trainer.accumulate_grad_batches=2", "trainer.gradient_clip_val=1"],
         ["model.pooling=max", "model.reduction=false", "model.align_corners=false", "model.execution=concat"],
+        ["model.head=uper", "model.fusion=sum"],
+        ["model.head=aspp", "fast=false"],
+        ["model.fusion=gate"],
         ["augment=paper", "channels_last=false"],
         ["augment=none"],
     ],
@@ -128,7 +131,7 @@ def test_a_step_of_each_recipe(overrides: list[str], tmp_path: Path) -> None:
     cfg = composed(*TINY, "model.width=8", "trainer.max_steps=2", "logger=none", *overrides, folder=tmp_path)
     data = build_data(cfg)
     module = build_module(cfg, data.spec, data=data)
-    before = module.model.head.conv.weight.detach().clone()
+    before = module.model.head.classifier.weight.detach().clone()
     callbacks = [build(cfg.callbacks.ema, "ema")] if cfg.callbacks.ema else []
     options = {**as_plain(cfg.trainer), "accelerator": "cpu", "enable_progress_bar": False, "limit_val_batches": 1}
     trainer = build(
@@ -138,7 +141,7 @@ def test_a_step_of_each_recipe(overrides: list[str], tmp_path: Path) -> None:
     )
     trainer.fit(module, datamodule=data)
     assert trainer.global_step == 2
-    assert (module.model.head.conv.weight != before).any()
+    assert (module.model.head.classifier.weight != before).any()
     assert 0 <= float(trainer.callback_metrics["val/miou"]) <= 1
 
 
@@ -146,10 +149,13 @@ def test_a_step_of_each_recipe(overrides: list[str], tmp_path: Path) -> None:
     ("node", "message"),
     [
         ({"bins": [1]}, "model: this node needs a _target_"),
-        ({"_target_": "pspnet_lightning.models.PSPNet", "binz": [1]}, r"model\.binz: unknown key; did you mean 'bins'"),
-        ({"_target_": "pspnet_lightning.models.PSPNett"}, "cannot be imported"),
+        (
+            {"_target_": "pspnet_lightning.models.build_pspnet", "binz": [1]},
+            r"model\.binz: unknown key; did you mean 'bins'",
+        ),
+        ({"_target_": "pspnet_lightning.models.build_pspnett"}, "cannot be imported"),
         # The number of classes is the data set's; a config that sets it would be ignored.
-        ({"_target_": "pspnet_lightning.models.PSPNet", "num_classes": 3}, r"model\.num_classes: unknown key"),
+        ({"_target_": "pspnet_lightning.models.build_pspnet", "num_classes": 3}, r"model\.num_classes: unknown key"),
     ],
 )
 def test_strict_nodes(node: dict[str, Any], message: str) -> None:

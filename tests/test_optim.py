@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pspnet_lightning.models import PSPNet
+from pspnet_lightning.models import PSPNet, build_pspnet
 from pspnet_lightning.training.optim import adamw, constant, cosine, poly, sgd
 
 
 @pytest.fixture(scope="module")
 def model() -> PSPNet:
-    return PSPNet(3, depth=18, stem="plain", width=8)
+    return build_pspnet(3, depth=18, stem="plain", width=8)
 
 
 def rates(

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pspnet_lightning.inference import SlidingWindow, sliding_window
-from pspnet_lightning.models import PSPNet, upsampling
+from pspnet_lightning.models import PSPNet, build_pspnet, upsampling
 from pspnet_lightning.models.upsampling import LowLogits
 from pspnet_lightning.training.losses import OHEM, CrossEntropy, segmentation_loss
 from pspnet_lightning.training.module import SegmentationModule
@@ -117,7 +117,7 @@ def test_no_full_size_tensor_is_made() -> None:
 
 def small_model() -> PSPNet:
     torch.manual_seed(0)
-    return PSPNet(5, depth=18, stem="plain", width=8, dropout=0.0)
+    return build_pspnet(5, depth=18, stem="plain", width=8, dropout=0.0)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-11), (torch.float32, 1e-4)])

@@ -17,8 +17,11 @@ from torch import Tensor, nn
 from pspnet_lightning.data.reading import read_image
 from pspnet_lightning.data.specs import IMAGENET_MEAN, IMAGENET_STD
 from pspnet_lightning.inference import sliding_window
-from pspnet_lightning.models import PSPNet, exchange_convolutions, prepare_for_inference
+from pspnet_lightning.models import build_pspnet, exchange_convolutions, prepare_for_inference
+from pspnet_lightning.models.abilities import demand
 from pspnet_lightning.models.fast import restore_convolutions
+from pspnet_lightning.models.pspnet import Composed
+from pspnet_lightning.models.pyramid import PyramidConvolution
 from pspnet_lightning.training.losses import CrossEntropy, segmentation_loss
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -69,14 +72,14 @@ class Subjects:
         self.mean, self.std = list(IMAGENET_MEAN), list(IMAGENET_STD)
         if cfg["checkpoint"] is None:
             with device:
-                self.network = PSPNet(cfg["classes"], depth=cfg["depth"])
+                self.network: Any = build_pspnet(cfg["classes"], depth=cfg["depth"])
         else:
             # Here, because the processes that measure memory start in half the time without it.
             from pspnet_lightning.runs.checkpoint import load
 
             module = load(cfg["checkpoint"], trust=cfg.get("trust") or ())
             self.mean, self.std = (module.get_buffer(name).flatten().tolist() for name in ("mean", "std"))
-            assert isinstance(module.model, PSPNet)
+            demand(module.model, Composed, "pspnet-benchmark model")
             self.network = restore_convolutions(module.model).to(device)
         if self.network.backbone.in_channels != 3:
             raise ValueError(
@@ -144,7 +147,9 @@ class Subjects:
     def _network(self, way: Way) -> Any:
         network = copy.deepcopy(self.network)
         plain = way.formulation == "concatenation"
-        network.head.execution = "concat" if plain else "exact"
+        for module in network.modules():
+            if isinstance(module, PyramidConvolution):
+                module.execution = "concat" if plain else "exact"
         if not plain:
             exchange_convolutions(network)
         network.train(way.measure == "train")

@@ -47,7 +47,7 @@ def convert_weights(cfg: DictConfig) -> None:
     model = {key: value for key, value in found.arguments.items() if key != "num_classes"}
     config = {
         "data": as_plain(cfg.data),
-        "model": {"_target_": "pspnet_lightning.models.PSPNet", **model},
+        "model": {"_target_": "pspnet_lightning.models.build_pspnet", **model},
         "augment": as_plain(cfg.augment),
         "loss": as_plain(cfg.loss),
         "seed": 0,

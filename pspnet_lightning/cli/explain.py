@@ -30,11 +30,12 @@ from pspnet_lightning.explain import (
     receptive_field_figure,
 )
 from pspnet_lightning.explain.context import ContextResult, ContextStudy
-from pspnet_lightning.explain.contributions import Baseline, Explanation, explain, source_names
-from pspnet_lightning.explain.receptive_field import effective_receptive_fields, theoretical_receptive_field
+from pspnet_lightning.explain.contributions import Baseline, Explanation, explain, require_sum
+from pspnet_lightning.explain.receptive_field import effective_receptive_fields
 from pspnet_lightning.launch.app import run, track
 from pspnet_lightning.launch.locks import locked
-from pspnet_lightning.models import PSPNet
+from pspnet_lightning.models.backbone import KnowsReceptiveField
+from pspnet_lightning.models.pspnet import Composed
 from pspnet_lightning.runs.checkpoint import rebuild, spec_of, stored_config
 from pspnet_lightning.runs.fields import cell
 from pspnet_lightning.runs.json_files import write_json
@@ -70,7 +71,8 @@ def explain_checkpoint(cfg: DictConfig) -> None:
     spec = spec_of(content)
     module = rebuild(config, content, cfg.checkpoint).to(_device(cfg.device))
     model = module.model
-    assert isinstance(model, PSPNet)
+    require_sum(model)
+    assert isinstance(model, Composed)
     data: SegmentationDataset | None = None
     if cfg.input is None or cfg.baseline == "mean":
         data = _split(cfg, config, spec)
@@ -86,13 +88,13 @@ def explain_checkpoint(cfg: DictConfig) -> None:
 def _explain(
     cfg: DictConfig,
     module: SegmentationModule,
-    model: PSPNet,
+    model: Composed,
     spec: DataSpec,
     pictures: _Files | _Split,
-    baseline: Baseline,
+    baseline: Baseline | None,
     folder: Path,
 ) -> None:
-    study = ContextStudy(source_names(model.head), spec.num_classes, ignore_index=spec.ignore_index)
+    study = ContextStudy(model.head.sources, spec.num_classes, ignore_index=spec.ignore_index)
     shown = set(range(len(pictures)) if cfg.input is not None else sample_indices(len(pictures), cfg.pictures))
     for number, picture in enumerate(track(pictures, len(pictures), text="explaining")):
         found = explain(model, _tensor(module, picture.image), baseline)
@@ -110,7 +112,10 @@ def _explain(
         "classes": list(spec.classes),
         **result.to_dict(spec.classes),
     }
-    if cfg.receptive_field:
+    if cfg.receptive_field and not isinstance(model.backbone, KnowsReceptiveField):
+        lacking = f"{type(model.backbone).__name__} has no receptive_field()"
+        print(f"warning: {lacking}: how far the network sees is not measured", flush=True)
+    elif cfg.receptive_field:
         described["receptive_field"] = _receptive_field(cfg, module, model, pictures, folder)
     write_json(described, folder / "context.json")
     _write_csv(result, spec, folder / "context.csv")
@@ -143,9 +148,11 @@ def _split(cfg: DictConfig, config: StoredConfig, spec: DataSpec) -> Segmentatio
     return data
 
 
-def _baseline(cfg: DictConfig, module: SegmentationModule, model: PSPNet, data: SegmentationDataset | None) -> Baseline:
+def _baseline(
+    cfg: DictConfig, module: SegmentationModule, model: Composed, data: SegmentationDataset | None
+) -> Baseline | None:
     if data is None or cfg.baseline == "zero":
-        return Baseline.zero(model.head)
+        return None
     if cfg.baseline_images < 1:
         raise ValueError(f"baseline_images={cfg.baseline_images} must be at least 1, or take baseline=zero")
     chosen = _Split(data, cfg.baseline_images)
@@ -203,13 +210,13 @@ def _write_csv(result: ContextResult, spec: DataSpec, path: Path) -> None:
 
 
 def _receptive_field(
-    cfg: DictConfig, module: SegmentationModule, model: PSPNet, pictures: _Files | _Split, folder: Path
+    cfg: DictConfig, module: SegmentationModule, model: Composed, pictures: _Files | _Split, folder: Path
 ) -> dict[str, Any]:
     chosen = [pictures[index] for index in sample_indices(len(pictures), cfg.receptive_field)]
     images = track((_tensor(module, item.image)[0] for item in chosen), len(chosen), text="receptive field")
     fields = effective_receptive_fields(model, images, side=cfg.receptive_field_side)
     receptive_field_figure(fields, folder / "receptive_field.png")
-    side, _ = theoretical_receptive_field(model.backbone)
+    side, _ = model.backbone.receptive_field()
     return {
         "images": len(chosen),
         "side": len(next(iter(fields.values())).field),

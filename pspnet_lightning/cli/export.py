@@ -17,6 +17,7 @@ import torch
 import yaml
 from omegaconf import DictConfig
 from rich.console import Console
+from torch import nn
 
 from pspnet_lightning import __version__
 from pspnet_lightning.cli.export_check import check_file, images_of, smallest_side
@@ -25,7 +26,7 @@ from pspnet_lightning.disk import naming
 from pspnet_lightning.export import FORMATS, SUFFIXES, ExportableProgram, quantize, write_program, write_weights
 from pspnet_lightning.launch.app import run
 from pspnet_lightning.launch.locks import locked
-from pspnet_lightning.models import PSPNet, fold_batchnorm
+from pspnet_lightning.models import fold_batchnorm
 from pspnet_lightning.runs.checkpoint import rebuild, spec_of_module, stored_config
 from pspnet_lightning.terminal import animated
 from pspnet_lightning.training.module import SegmentationModule
@@ -53,7 +54,6 @@ def export(cfg: DictConfig) -> None:
     config, content = stored_config(cfg.checkpoint, cfg.trust)
     module = rebuild(config, content, cfg.checkpoint)
     model = module.model
-    assert isinstance(model, PSPNet)
     target.parent.mkdir(parents=True, exist_ok=True)
     with (
         locked(target, f"output={str(target)!r}", "give another output=..."),
@@ -137,7 +137,7 @@ class _Plain(yaml.SafeDumper):
 
 
 def _metadata(
-    cfg: DictConfig, module: SegmentationModule, model: PSPNet, image_type: torch.dtype, fold: bool
+    cfg: DictConfig, module: SegmentationModule, model: nn.Module, image_type: torch.dtype, fold: bool
 ) -> dict[str, str]:
     """Names to strings: JSON for what other programs read, YAML for what this one rebuilds a module from."""
     spec = spec_of_module(module)
@@ -171,7 +171,7 @@ def _metadata(
 def _write_program(
     cfg: DictConfig,
     module: SegmentationModule,
-    model: PSPNet,
+    model: nn.Module,
     path: Path,
     image_type: torch.dtype,
     metadata: dict[str, str],

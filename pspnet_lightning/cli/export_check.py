@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from omegaconf import DictConfig
-from torch import Tensor
+from torch import Tensor, nn
 
 from pspnet_lightning.config import as_plain, build_source
 from pspnet_lightning.config.trusted import StoredConfig
@@ -27,7 +27,7 @@ from pspnet_lightning.export import (
     read_metadata,
 )
 from pspnet_lightning.launch.app import track
-from pspnet_lightning.models import PSPNet
+from pspnet_lightning.models.pspnet import Composed
 from pspnet_lightning.runs.checkpoint import load, spec_of_module
 from pspnet_lightning.training.module import SegmentationModule
 
@@ -36,7 +36,7 @@ def check_file(
     cfg: DictConfig,
     config: StoredConfig,
     module: SegmentationModule,
-    model: PSPNet,
+    model: nn.Module,
     path: Path,
     image_type: torch.dtype,
     metadata: dict[str, str],
@@ -92,7 +92,7 @@ def _check_agreement(
     cfg: DictConfig,
     config: StoredConfig,
     module: SegmentationModule,
-    model: PSPNet,
+    model: nn.Module,
     program: Callable[[Tensor], Tensor],
     image_type: torch.dtype,
 ) -> None:
@@ -125,8 +125,6 @@ def images_of(
         yield image.to(image_type) if cfg.normalize else (image - shift) / scale
 
 
-def smallest_side(model: PSPNet) -> int:
-    """One above the output stride: to exporters an axis of length 1 is no size but something to repeat."""
-    with torch.no_grad():
-        features = model.backbone(torch.zeros(1, model.backbone.in_channels, 64, 64))[1]
-    return 64 // features.shape[2] + 1
+def smallest_side(model: nn.Module) -> int:
+    """One above the largest stride: to exporters an axis of length 1 is no size but something to repeat."""
+    return max(model.backbone.strides) + 1 if isinstance(model, Composed) else 33

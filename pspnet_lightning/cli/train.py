@@ -25,6 +25,7 @@ from pspnet_lightning.config import (
     build_module,
     check_config,
     check_keys,
+    network_node,
     settle_precision,
 )
 from pspnet_lightning.data import fingerprint, silent
@@ -237,9 +238,9 @@ def _save_config(cfg: DictConfig, path: Path) -> None:
 
 
 def _check(cfg: DictConfig, name: str) -> None:
-    node = dict(as_plain(cfg[name]))
+    node = network_node(cfg.model) if name == "model" else dict(as_plain(cfg[name]))
     # Keys that the wiring takes out before it builds.
-    for key in {"model": ("pretrained",), "loss": ("aux_weight", "reduction")}.get(name, ()):
+    for key in ("aux_weight", "reduction") if name == "loss" else ():
         node.pop(key, None)
     check_keys(node, name)
 

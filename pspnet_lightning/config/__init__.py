@@ -11,6 +11,7 @@ from pspnet_lightning.config.building import (
     build_source,
     check_keys,
     nearest,
+    network_node,
     split_data_node,
 )
 from pspnet_lightning.config.precision import settle_precision
@@ -28,6 +29,7 @@ __all__ = [
     "check_config",
     "check_keys",
     "nearest",
+    "network_node",
     "settle_precision",
     "split_data_node",
 ]

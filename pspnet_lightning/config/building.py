@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import logging
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from torch import nn
 
 from pspnet_lightning.config.targets import construct
 from pspnet_lightning.config.values import checked_node, target_of
 from pspnet_lightning.data import DataSpec, EvalTransform, FoldSource, Progress, silent
-from pspnet_lightning.models import PSPNet, load_imagenet_weights
+from pspnet_lightning.models import load_imagenet_weights
+from pspnet_lightning.models.backbone import Normalised
+from pspnet_lightning.models.pspnet import Composed
 from pspnet_lightning.training.datamodule import SegmentationDataModule, Source
 from pspnet_lightning.training.losses import class_weights_from_counts
 from pspnet_lightning.training.module import SegmentationModule
 
+_log = logging.getLogger(__name__)
 _INSTALLED = Path(__file__).parents[1] / "conf"  # in a wheel
 _CHECKOUT = Path(__file__).parents[2] / "conf"  # in a checkout or an editable install
 CONFIG_DIR = _INSTALLED if _INSTALLED.is_dir() else _CHECKOUT
@@ -27,6 +34,10 @@ LOADER_KEYS = ("batch_size", "val_batch_size", "num_workers", "check", "overfit"
 FOLD_KEYS = ("folds", "fold", "group")
 # Keys of the `data` node that other nodes interpolate: a data set's own recipe.
 RECIPE_KEYS = ("crop_size", "epochs", "lr", "recipe")
+# Keys of the `model` node that may be nodes with a `_target_` of their own.
+PARTS = ("backbone", "head", "fusion", "auxiliary")
+_NETWORK = "pspnet_lightning.models.build_pspnet"
+_EARLIER_NETWORK = "pspnet_lightning.models.PSPNet"  # what checkpoints of version 0.1 call it
 
 
 def nearest(key: str, known: Iterable[str]) -> str:
@@ -152,23 +163,58 @@ def build_eval_data(node: Mapping[str, Any], trained: DataSpec, *, seed: int) ->
     )
 
 
-def build_model(node: Mapping[str, Any], spec: DataSpec, *, pretrained: bool = True) -> PSPNet:
+def build_model(node: Mapping[str, Any], spec: DataSpec, *, pretrained: bool = True) -> nn.Module:
     """The network of a ``model`` node for a data set's classes.
 
-    ``model.pretrained`` may be false, true (ImageNet weights from torchvision) or a file's path; it is
-    passed over with ``pretrained=False``, when a checkpoint's weights follow.
+    At ``PARTS`` the node may have nodes with a ``_target_`` of their own: what makes a part of the network, called
+    with what else it names (``models.build_pspnet``). ``model.pretrained`` may be false, true (ImageNet weights from
+    torchvision) or a file's path; it is passed over with ``pretrained=False``, when a checkpoint's weights follow.
     """
-    plain = dict(as_plain(node))
-    plain.pop("winograd", None)  # of earlier checkpoints: how a convolution is computed is no part of a network
-    weights = plain.pop("pretrained", False)
-    if weights is None:
-        weights = False
-    if plain.get("in_channels") is None:
+    plain = network_node(node)
+    weights = as_plain(node).get("pretrained", False)
+    if (
+        "_target_" in plain
+        and plain.get("in_channels") is None
+        and "in_channels" in inspect.signature(target_of(plain, "model")).parameters
+    ):
         plain["in_channels"] = len(spec.mean)
-    model: PSPNet = build(plain, "model", num_classes=spec.num_classes)
-    if pretrained and weights is not False:
+    check_keys(plain, "model", extra={"num_classes": spec.num_classes})
+    arguments = {key: value for key, value in checked_node(plain, "model").items() if key != "_target_"}
+    for name in PARTS:
+        if isinstance(arguments.get(name), Mapping):
+            arguments[name] = _part(arguments[name], f"model.{name}")
+    model: nn.Module = target_of(plain, "model")(num_classes=spec.num_classes, **arguments)
+    if pretrained and weights not in (None, False):
         load_imagenet_weights(model, file=None if weights is True else weights)
     return model
+
+
+def _normalised_for(network: nn.Module, spec: DataSpec) -> DataSpec:
+    """The spec with the mean and standard deviation that the backbone's weights want, where it says any.
+
+    ``data.mean``, where a user gives it, is not overruled; nor are images of other channels than the weights know.
+    """
+    backbone = network.backbone if isinstance(network, Composed) else network
+    if not isinstance(backbone, Normalised) or len(backbone.mean) != len(spec.mean):
+        return spec
+    mean, std = tuple(backbone.mean), tuple(backbone.std)
+    if (mean, std) != (spec.mean, spec.std):
+        _log.info("images are normalised as the backbone's weights want: mean %s, std %s", list(mean), list(std))
+    return replace(spec, mean=mean, std=std)
+
+
+def network_node(node: Mapping[str, Any]) -> dict[str, Any]:
+    """A ``model`` node without what the wiring takes out of it, as this version names things."""
+    # How a convolution is computed is no part of a network; checkpoints of version 0.1 have a key for it.
+    plain = {key: value for key, value in as_plain(node).items() if key not in ("pretrained", "winograd")}
+    if plain.get("_target_") == _EARLIER_NETWORK:
+        plain["_target_"] = _NETWORK
+    return plain
+
+
+def _part(node: Mapping[str, Any], where: str) -> Callable[..., Any]:
+    check_keys(node, where)
+    return partial(target_of(node, where), **{k: v for k, v in node.items() if k != "_target_"})
 
 
 def build_module(
@@ -193,8 +239,14 @@ def build_module(
     if isinstance(method, str):
         counts = data.class_counts(progress) if for_training and data is not None else None
         loss["class_weights"] = None if counts is None else class_weights_from_counts(counts, method)
+    network = build_model(config["model"], spec, pretrained=for_training)
+    if for_training:
+        if config.get("data", {}).get("mean") is None:
+            spec = _normalised_for(network, spec)
+        if data is not None:
+            data.transform = build(config["augment"], "augment", mean=spec.mean, ignore_index=spec.ignore_index)
     return SegmentationModule(
-        build_model(config["model"], spec, pretrained=for_training),
+        network,
         build(loss, "loss", offered={"ignore_index": spec.ignore_index, "num_classes": spec.num_classes}),
         num_classes=spec.num_classes,
         mean=spec.mean,

@@ -15,10 +15,15 @@ def _names(module: str, names: str) -> frozenset[str]:
     return frozenset(f"{module}.{name}" for name in names.split())
 
 
+_HEADS = _names("pspnet_lightning.models", "ASPPHead FCNHead PyramidHead UPerHead")
 # The places of a config that may have a `_target_`, and what may stand there: what conf/ names, and nothing else.
 # None of these runs what its arguments name; what they may download or write is bounded below.
 ALLOWED: dict[str, frozenset[str]] = {
-    "model": _names("pspnet_lightning.models", "PSPNet"),
+    "model": _names("pspnet_lightning.models", "build_pspnet"),
+    "model.backbone": _names("pspnet_lightning.models", "ResNet TimmBackbone"),
+    "model.head": _HEADS,
+    "model.auxiliary": _HEADS,
+    "model.fusion": _names("pspnet_lightning.models.fusion", "Attention Concat Gate Sum"),
     "loss": _names(
         "pspnet_lightning.training.losses",
         "BoundaryCrossEntropy CrossEntropy Dice Focal LovaszSoftmax OHEM Tversky weighted_sum",
@@ -44,6 +49,7 @@ ALLOWED: dict[str, frozenset[str]] = {
 }
 # What files of earlier versions call these modules.
 _EARLIER = {
+    "pspnet_lightning.models.PSPNet": "pspnet_lightning.models.build_pspnet",
     "pspnet_lightning.losses.": "pspnet_lightning.training.losses.",
     "pspnet_lightning.optim.": "pspnet_lightning.training.optim.",
     "pspnet_lightning.data.benchmarks.": "pspnet_lightning.data.public.",

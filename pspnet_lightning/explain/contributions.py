@@ -1,6 +1,7 @@
 """What each scale of context contributes to every pixel: the head's sum, taken apart.
 
-Up to its BatchNorm the head is a sum over its sources j, the backbone's own features and each bin (``pyramid.py``):
+Up to its BatchNorm the head is a sum over its sources j (``SumOfSources``); the paper's over the backbone's own
+features and each bin (``models/pyramid.py``):
 
     y = sum_j y_j,    y_backbone = conv3x3(x, W[:, :C]),    y_b = A_b Z_b B_b^T
 
@@ -19,54 +20,51 @@ approximation of it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pspnet_lightning.models.pspnet import PSPNet
-from pspnet_lightning.models.pyramid import PyramidHead, tap_matrix
+from pspnet_lightning.models.abilities import demand
+from pspnet_lightning.models.head import SumOfSources
+from pspnet_lightning.models.pspnet import Composed
 
 BACKBONE, CONSTANT = "backbone", "constant"
 
 
-def source_names(head: PyramidHead) -> tuple[str, ...]:
-    """ "backbone", then "bin 1", "bin 2", ... in the head's order."""
-    return (BACKBONE, *(f"bin {size}" for size in head.pyramid.bins))
+def require_sum(model: torch.nn.Module) -> None:
+    """Raises ValueError, naming the class and what it lacks, for a network that cannot be taken apart."""
+    demand(model, Composed, "pspnet-explain")
+    demand(model.head, SumOfSources, "to take the head apart pspnet-explain")
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """One value a channel of each source: (C,) of the backbone's features, then (R,) of each bin's level."""
+    """One value a channel of each source, (C_j,): what a source is compared with, and replaced by."""
 
     means: tuple[Tensor, ...]
 
     @classmethod
-    def zero(cls, head: PyramidHead) -> Baseline:
-        """Nothing at all: a share is the whole of what a source adds."""
-        like = head.conv.weight
-        sizes = (head.in_channels, *(head.pyramid.channels_per_bin for _ in head.pyramid.bins))
-        return cls(tuple(like.new_zeros(size) for size in sizes))
-
-    @classmethod
     @torch.no_grad()
-    def of(cls, model: PSPNet, batches: Iterable[Tensor]) -> Baseline:
+    def of(cls, model: Composed, batches: Iterable[Tensor]) -> Baseline:
         """The mean over normalised images (N, C, H, W), each image counting alike.
 
         Raises ValueError without images and for a model in training mode.
         """
         _require_eval(model)
-        total, count = [value.double() for value in cls.zero(model.head).means], 0
+        total: list[Tensor] = []
+        dtype, count = torch.float32, 0
         for images in batches:
-            x = model.backbone(images)[1]
-            for sums, values in zip(total, (x, *model.head.pyramid(x)), strict=True):
-                sums += values.mean(dim=(2, 3)).sum(dim=0)
-            count += len(images)
+            values = model.head.source_values(model.backbone(images))
+            sums = [value.double().mean(dim=(2, 3)).sum(dim=0) for value in values]
+            total = [a + b for a, b in zip(total, sums, strict=True)] if total else sums
+            dtype, count = values[0].dtype, count + len(images)
         if count == 0:
             raise ValueError("the baseline is a mean over images, and there are none")
-        return cls(tuple((sums / count).to(model.head.conv.weight.dtype) for sums in total))
+        return cls(tuple((sums / count).to(dtype) for sums in total))
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,8 @@ class HeadShares:
     """The head's pre-activation as a sum: ``shares`` + ``constant`` = the input of its BatchNorm.
 
     ``shares``: of each source, less its baseline's, (N, O, h, w). ``constant``: what the baselines alone add up to,
-    (1, O, h, w), of one value a channel but for the borders, where the 3x3 convolution sees its zero padding.
+    (1, O, h, w), of one value a channel but for the borders, where the 3x3 convolution sees its zero padding; behind a
+    gate (N, O, h, w).
     """
 
     sources: tuple[str, ...]
@@ -90,32 +89,29 @@ class HeadShares:
         return total
 
 
-def head_shares(head: PyramidHead, x: Tensor, baseline: Baseline | None = None) -> HeadShares:
-    """The shares of the head's sources for backbone features x (N, C, h, w); without ``baseline``: zero's.
+def head_shares(head: SumOfSources, features: Sequence[Tensor], baseline: Baseline | None = None) -> HeadShares:
+    """The shares of the head's sources for a backbone's maps; ``baseline``: None is zero.
 
     Raises ValueError for a head in training mode, where a BatchNorm's mean depends on the batch.
     """
     _require_eval(head)
-    values = (x, *head.pyramid(x))
-    means = (Baseline.zero(head) if baseline is None else baseline).means
-    assert len(means) == len(values)
-    start, shares, constant = 0, [], []
-    for number, (value, mean) in enumerate(zip(values, means, strict=True)):
-        kernel = head.conv.weight[:, start : start + value.shape[1]]
-        start += value.shape[1]
-        flat = mean.to(value.dtype).view(1, -1, 1, 1)
-        constant.append(F.conv2d(flat.expand(1, -1, *x.shape[2:]), kernel, padding=1))
-        share = F.conv2d(value, kernel, padding=1) if number == 0 else _level_share(value, kernel, x, head)
-        shares.append(share - constant[-1])
-    return HeadShares(source_names(head), tuple(shares), torch.stack(constant).sum(dim=0))
+    values = head.source_values(features)
+    shares = head.source_shares(values, features)
+    if baseline is None:
+        return HeadShares(head.sources, shares, torch.zeros_like(shares[0][:1]))
+    means = [
+        mean.to(value.dtype).view(1, -1, 1, 1).expand(1, -1, *value.shape[2:])
+        for value, mean in zip(values, baseline.means, strict=True)
+    ]
+    constant = head.source_shares(means, features)
+    parts = tuple(share - mean for share, mean in zip(shares, constant, strict=True))
+    return HeadShares(head.sources, parts, torch.stack(torch.broadcast_tensors(*constant)).sum(dim=0))
 
 
-def logit_shares(head: PyramidHead, parts: HeadShares) -> Tensor:
+def logit_shares(head: SumOfSources, parts: HeadShares) -> Tensor:
     """(S + 1, N, K, h, w): the shares of the logits, the constant last; they add up to ``head(x)``."""
-    bn, classifier = head.bn, head.classifier
-    assert bn.running_mean is not None
-    assert bn.running_var is not None
-    assert classifier.bias is not None
+    bn: Any = head.bn
+    classifier: Any = head.classifier
     scale = (bn.weight / (bn.running_var + bn.eps).sqrt()).view(1, -1, 1, 1)
     shift = (bn.bias - bn.running_mean * scale.flatten()).view(1, -1, 1, 1)
     gate = (head.bn(parts.pre_activation()) > 0).to(scale.dtype)
@@ -124,7 +120,7 @@ def logit_shares(head: PyramidHead, parts: HeadShares) -> Tensor:
     return torch.stack([*shares, constant])
 
 
-def logits_without(head: PyramidHead, parts: HeadShares, source: int | None) -> Tensor:
+def logits_without(head: SumOfSources, parts: HeadShares, source: int | None) -> Tensor:
     """The logits (N, K, h, w) with the source of that number removed; None: with all of them, ``head(x)``."""
     return head.classifier(F.relu(head.bn(parts.pre_activation(without=source))))
 
@@ -156,16 +152,16 @@ class Explanation:
 
 
 @torch.no_grad()
-def explain(model: PSPNet, images: Tensor, baseline: Baseline | None = None) -> Explanation:
+def explain(model: Composed, images: Tensor, baseline: Baseline | None = None) -> Explanation:
     """Takes the predictions for normalised images (N, C, H, W) apart; without ``baseline``: against zero.
 
     Raises ValueError for a model in training mode and for one of a single class, where nothing is decided.
     """
     _require_eval(model)
-    if model.num_classes < 2:
+    if model.head.num_classes < 2:
         raise ValueError("a network of one class decides nothing: there is no runner-up to explain a class against")
     size = images.shape[-2:]
-    parts = head_shares(model.head, model.backbone(images)[1], baseline)
+    parts = head_shares(model.head, model.backbone(images), baseline)
     top = _up(model, logits_without(model.head, parts, None), size).topk(2, dim=1).indices
     margins = []
     for share in logit_shares(model.head, parts):
@@ -178,19 +174,10 @@ def explain(model: PSPNet, images: Tensor, baseline: Baseline | None = None) -> 
     return Explanation(parts.sources, top[:, 0], top[:, 1], torch.stack(margins, dim=1), torch.stack(without, dim=1))
 
 
-def _up(model: PSPNet, values: Tensor, size: torch.Size) -> Tensor:
+def _up(model: Composed, values: Tensor, size: torch.Size) -> Tensor:
     return F.interpolate(values, size, mode="bilinear", align_corners=model.align_corners)
 
 
-def _level_share(level: Tensor, kernel: Tensor, x: Tensor, head: PyramidHead) -> Tensor:
-    """A_b Z_b B_b^T: one level (N, R, b, b) through its part of the 3x3 convolution, (N, O, h, w)."""
-    size, (height, width) = level.shape[-1], x.shape[2:]
-    rows = tap_matrix(size, height, head.align_corners, level)
-    columns = tap_matrix(size, width, head.align_corners, level)
-    values = torch.einsum("ncij,ocyx->noyixj", level, kernel).flatten(4, 5).flatten(2, 3)
-    return rows @ values @ columns.T
-
-
-def _require_eval(module: torch.nn.Module) -> None:
+def _require_eval(module: Any) -> None:
     if any(part.training for part in module.modules()):
         raise ValueError("the shares are those of a network in eval mode: call model.eval() first")

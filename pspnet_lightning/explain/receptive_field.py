@@ -12,38 +12,25 @@ from dataclasses import dataclass, replace
 from math import ceil
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pspnet_lightning.explain.contributions import head_shares, logits_without
-from pspnet_lightning.models.pspnet import PSPNet
-from pspnet_lightning.models.pyramid import PyramidHead, tap_matrix
-from pspnet_lightning.models.resnet import ResNet
+from pspnet_lightning.models.backbone import KnowsReceptiveField
+from pspnet_lightning.models.pspnet import Composed
 
 
-def theoretical_receptive_field(backbone: ResNet) -> tuple[int, int]:
-    """(side, stride) of one value of stage 4: it depends on side x side input pixels, and on no others.
-
-    From kernel sizes, strides and dilations along the longest path: each adds (kernel - 1) x dilation x the stride
-    so far. Feature i is centred on input pixel i x stride.
-    """
-    side, stride = 1, 1
-    for layer in _longest_path(backbone):
-        side += (_one(layer.kernel_size) - 1) * _one(layer.dilation) * stride
-        stride *= _one(layer.stride)
-    return side, stride
-
-
-def network_receptive_field(model: PSPNet, size: tuple[int, int]) -> tuple[int, int, int, int]:
+def network_receptive_field(model: Composed, size: tuple[int, int]) -> tuple[int, int, int, int]:
     """(top, bottom, left, right) of the input pixels, bottom and right excluded, that the centre's logits depend on.
 
     ``size``: (H, W) of the input. Beyond the backbone and the head's 3x3 convolution the pyramid adds every feature
-    that is pooled into a grid cell of which the centre's up-sampling takes a share; with bin 1 all of them.
+    that is pooled into a grid cell of which the centre's up-sampling takes a share; with bin 1 all of them
+    (``SumOfSources.features_seen``).
     """
-    side, stride = theoretical_receptive_field(model.backbone)
+    side, stride = model.backbone.receptive_field()
     ranges = []
     for length in size:
         features = ceil(length / stride)
-        first, last = _feature_range(model.head, features)
+        first, last = model.head.features_seen(features)
         reach = side // 2
         ranges += [max(first * stride - reach, 0), min(last * stride + reach + 1, length)]
     return ranges[0], ranges[1], ranges[2], ranges[3]
@@ -75,14 +62,14 @@ class ReceptiveField:
         return 2 * min(radius, len(held) - 1) + 1
 
 
-def default_side(backbone: ResNet) -> int:
+def default_side(backbone: KnowsReceptiveField) -> int:
     """The side to measure a field at: the theoretical one fits, but at most 769 pixels for memory's sake."""
-    side, stride = theoretical_receptive_field(backbone)
+    side, stride = backbone.receptive_field()
     return min(side + 2 * stride, 769)
 
 
 def effective_receptive_fields(
-    model: PSPNet, images: Iterable[Tensor], *, side: int | None = None
+    model: Composed, images: Iterable[Tensor], *, side: int | None = None
 ) -> dict[str, ReceptiveField]:
     """The fields of the centre pixel over normalised images (C, H, W), each brought to ``side`` x ``side`` pixels.
 
@@ -97,10 +84,11 @@ def effective_receptive_fields(
 
     Raises ValueError without images, for a side below the stride, and for a model in training mode.
     """
+    assert isinstance(model, torch.nn.Module)
     if any(part.training for part in model.modules()):
         raise ValueError("the receptive field is measured in eval mode: call model.eval() first")
     side = default_side(model.backbone) if side is None else side
-    _, stride = theoretical_receptive_field(model.backbone)
+    _, stride = model.backbone.receptive_field()
     if side < stride:
         raise ValueError(f"a receptive field on {side} x {side} pixels: take at least the backbone's stride, {stride}")
     size = side, side
@@ -125,18 +113,18 @@ def effective_receptive_fields(
     return {name: ReceptiveField(field.cpu() / count, centre, boxes[name]) for name, field in fields.items()}
 
 
-def _gradients(model: PSPNet, image: Tensor, at: Sequence[int]) -> dict[str, Tensor]:
+def _gradients(model: Composed, image: Tensor, at: Sequence[int]) -> dict[str, Tensor]:
     row, column = at
     with torch.enable_grad():
         image = image.detach().clone().requires_grad_()
-        x = model.backbone(image)[1]
-        values = {"backbone": x[0, :, row, column].sum()}
+        features = model.backbone(image)
+        values = {"backbone": features[-1][0, :, row, column].sum()}
         head = model.head
-        logits = head(x)[0, :, row, column]
+        logits = head(features)[0, :, row, column]
         chosen = int(logits.argmax())
-        if head.pyramid.bins:
+        if len(head.sources) > 1:
             # Only the convolution's own view of x passes gradients on.
-            parts = head_shares(head, x)
+            parts = head_shares(head, features)
             held = replace(parts, shares=(parts.shares[0], *(share.detach() for share in parts.shares[1:])))
             values["network without context"] = logits_without(head, held, None)[0, chosen, row, column]
         values["network"] = logits[chosen]
@@ -145,36 +133,16 @@ def _gradients(model: PSPNet, image: Tensor, at: Sequence[int]) -> dict[str, Ten
         }
 
 
-def _box(backbone: ResNet, size: tuple[int, int], at: Sequence[int], more: int) -> tuple[int, int, int, int]:
+def _box(
+    backbone: KnowsReceptiveField, size: tuple[int, int], at: Sequence[int], more: int
+) -> tuple[int, int, int, int]:
     """Where the features within ``more`` of the centre look, cut off at the image."""
-    side, stride = theoretical_receptive_field(backbone)
+    side, stride = backbone.receptive_field()
     reach = side // 2 + more * stride
     ranges = []
     for position, length in zip(at, size, strict=True):
         ranges += [max(position * stride - reach, 0), min(position * stride + reach + 1, length)]
     return ranges[0], ranges[1], ranges[2], ranges[3]
-
-
-def _feature_range(head: PyramidHead, features: int) -> tuple[int, int]:
-    """The first and the last feature of an axis that the head's value at its centre depends on."""
-    middle = (features - 1) // 2
-    first, last = max(middle - 1, 0), min(middle + 1, features - 1)
-    for size in head.pyramid.bins:
-        taps = tap_matrix(size, features, head.align_corners, torch.zeros(1))[middle].view(3, size)
-        cells = taps.abs().sum(dim=0).nonzero().flatten().tolist()
-        # Adaptive pooling: cell i holds features floor(i n / b) to ceil((i + 1) n / b).
-        first = min(first, cells[0] * features // size)
-        last = max(last, ceil((cells[-1] + 1) * features / size) - 1)
-    return first, last
-
-
-def _longest_path(backbone: ResNet) -> list[nn.Conv2d | nn.MaxPool2d]:
-    """Every layer with a kernel but the shortcuts', whose 1x1 sees no more than the block beside it."""
-    return [
-        module
-        for name, module in backbone.named_modules()
-        if isinstance(module, nn.Conv2d | nn.MaxPool2d) and "downsample" not in name
-    ]
 
 
 def _fit(image: Tensor, side: int) -> Tensor:
@@ -184,8 +152,3 @@ def _fit(image: Tensor, side: int) -> Tensor:
         position = torch.arange((length - side) // 2, (length - side) // 2 + side, device=image.device) % (2 * length)
         image = image.index_select(axis, torch.minimum(position, 2 * length - 1 - position))
     return image
-
-
-def _one(value: int | tuple[int, ...]) -> int:
-    """Kernels here are square."""
-    return value if isinstance(value, int) else value[0]

@@ -45,9 +45,16 @@ def write_program(
     with warnings.catch_warnings(), torch.no_grad(), _quiet():
         # That TorchScript is on its way out, and what exporters say of their own insides, is not the user's to mend.
         warnings.simplefilter("ignore")
-        {"onnx": _write_onnx, "torch_export": _write_torch_export, "torchscript": _write_torchscript}[file_format](
-            program, image, path, metadata
-        )
+        writers = {"onnx": _write_onnx, "torch_export": _write_torch_export, "torchscript": _write_torchscript}
+        try:
+            writers[file_format](program, image, path, metadata)
+        except (RuntimeError, TypeError, NotImplementedError, AssertionError, torch.jit.TracerWarning) as error:
+            what = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            raise ValueError(
+                f"format={file_format}: torch cannot write {type(program.network).__name__} for images of any size: "
+                f"{what.strip()}. Another format may; a part of the network can offer a form of its own, portable() "
+                f"(docs/extending.md)"
+            ) from error
 
 
 def open_program(path: str | Path, file_format: str) -> Program:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pspnet_lightning.inference import SlidingWindow, predict_probabilities
 from pspnet_lightning.inference.finite import require_finite
-from pspnet_lightning.models import PSPNet, exchange_convolutions, prepare_for_inference
+from pspnet_lightning.models import exchange_convolutions, prepare_for_inference
 
 
 class SegmentationNetwork(L.LightningModule):
@@ -56,10 +56,9 @@ class SegmentationNetwork(L.LightningModule):
     def prepare_for_inference(self) -> Self:
         """Exchanges the network for one that answers the same faster, and cannot be trained or saved; returns itself.
 
-        See ``pspnet_lightning.models.prepare_for_inference``. A network of another kind is left as it is.
+        See ``pspnet_lightning.models.prepare_for_inference``.
         """
-        if isinstance(self.model, PSPNet):
-            self.model = prepare_for_inference(self.model).to(memory_format=self.memory_format)
+        self.model = prepare_for_inference(self.model).to(memory_format=self.memory_format)
         return self
 
     @torch.inference_mode()

@@ -27,6 +27,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from pspnet_lightning.config import CONFIG_DIR, nearest
 from pspnet_lightning.config.schemas import HYDRA, register_schemas, top_level_keys
 from pspnet_lightning.disk import DISK_FULL
+from pspnet_lightning.launch.user_folder import open_user_folder
 from pspnet_lightning.runs.preempted import Preempted
 from pspnet_lightning.terminal import animated
 
@@ -72,6 +73,7 @@ def run(config_name: str, task: Callable[[DictConfig], Any]) -> None:
     # Hydra would print errors its own way and exit: with this it raises, and the message is made here.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     register_schemas()
+    open_user_folder()
     quiet()
     try:
         hydra.main(**HYDRA, config_path=str(CONFIG_DIR), config_name=config_name)(task)()

@@ -63,7 +63,8 @@ def preflight(
             f"BatchNorm is not synchronised ({reason}): each of {devices} devices normalises over its own "
             f"{batch // devices} of {batch} images"
         )
-    smallest = min(config["model"].get("bins") or [0])
+    pooled = config["model"].get("head", "pyramid") in ("pyramid", "uper")
+    smallest = min(config["model"].get("bins") or [0]) if pooled else 0
     values = batch // (1 if synchronized else devices) * smallest**2
     if 0 < values < FEW_VALUES:
         lines.append(

@@ -1,43 +1,42 @@
-"""ImageNet weights for the backbone: torchvision's, or a local file with torchvision's names."""
+"""ImageNet weights for the backbone: what it fetches itself, or a local file."""
 
 from __future__ import annotations
 
 import logging
 from pathlib import Path
-from urllib.error import URLError
+from typing import Any
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from pspnet_lightning.models.pspnet import PSPNet
-from pspnet_lightning.models.resnet import ResNet
+from pspnet_lightning.models.abilities import demand
+from pspnet_lightning.models.backbone import Pretrainable
+from pspnet_lightning.models.pspnet import Composed
 from pspnet_lightning.models.weight_files import read_weight_file
 
-_TORCHVISION_DEPTHS = (18, 34, 50, 101, 152)
 _log = logging.getLogger(__name__)
 
 
-def load_imagenet_weights(model: PSPNet | ResNet, *, file: str | Path | None = None) -> list[str]:
+def load_imagenet_weights(model: nn.Module, *, file: str | Path | None = None) -> list[str]:
     """Loads ImageNet weights into the backbone and returns the keys left out, which are the classifier's.
 
-    Without ``file`` torchvision's IMAGENET1K_V1 weights of the depth are downloaded once into torch's hub
-    folder and checked against their hash; for images that are not RGB see ``adapt_channels``. ``file`` is a state
-    dict with torchvision's names (a ``state_dict`` wrapper and ``module.`` prefixes are taken off), read with
-    ``weights_only=True``.
+    Without ``file`` the backbone fetches its own (``Pretrainable``); for images that are not RGB see
+    ``adapt_channels``. ``file`` is a state dict with torchvision's or timm's names (a ``state_dict`` wrapper and
+    ``module.`` prefixes are taken off), read with ``weights_only=True``.
 
-    Raises ValueError where torchvision has no weights for the architecture, where there is no network,
+    Raises ValueError where there are no weights for the architecture, where there is no network,
     or listing every key that is missing, unknown or of another shape; FileNotFoundError for ``file``.
     """
-    backbone = model.backbone if isinstance(model, PSPNet) else model
-    tensors = _from_file(Path(file)) if file is not None else _download(backbone)
+    backbone: Any = model.backbone if isinstance(model, Composed) else model
+    demand(backbone, Pretrainable, "model.pretrained")
+    found = _from_file(Path(file)) if file is not None else backbone.imagenet_weights()
+    tensors, skipped = backbone.of_classifier(found)
     own = backbone.state_dict()
-    stem = "conv1.weight"
+    stem = next(key for key, value in own.items() if value.ndim == 4)
     if stem in tensors and backbone.in_channels != tensors[stem].shape[1] == 3:
         tensors = {**tensors, stem: adapt_channels(tensors[stem], backbone.in_channels)}
         _log.info("the stem's RGB filters are repeated over %d channels", backbone.in_channels)
-    skipped = [key for key in tensors if key.startswith("fc.")]
     problems = [f"missing: {key}" for key in own if key not in tensors]
-    problems += [f"unknown: {key}" for key in tensors if key not in own and key not in skipped]
+    problems += [f"unknown: {key}" for key in tensors if key not in own]
     problems += [
         f"shape of {key}: {tuple(tensors[key].shape)}, expected {tuple(value.shape)}"
         for key, value in own.items()
@@ -48,7 +47,7 @@ def load_imagenet_weights(model: PSPNet | ResNet, *, file: str | Path | None = N
             f"model.pretrained: {'the ImageNet weights' if file is None else str(file)!r} do not fit this backbone "
             f"({len(problems)} differences):\n  " + "\n  ".join(problems)
         )
-    backbone.load_state_dict({key: value for key, value in tensors.items() if key not in skipped})
+    backbone.load_state_dict(tensors)
     _log.info("ImageNet weights loaded into the backbone; left out: %s", ", ".join(skipped) or "nothing")
     return skipped
 
@@ -72,23 +71,3 @@ def _from_file(file: Path) -> dict[str, Tensor]:
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise ValueError(f"model.pretrained={str(file)!r} holds no state dict (names to tensors)")
     return {key.removeprefix("module."): value for key, value in content.items()}
-
-
-def _download(backbone: ResNet) -> dict[str, Tensor]:
-    if backbone.stem != "plain" or backbone.depth not in _TORCHVISION_DEPTHS:
-        raise ValueError(
-            f"model.pretrained=true: torchvision has no ImageNet weights for depth {backbone.depth} with the "
-            f"{backbone.stem} stem; take model.stem=plain with depth {', '.join(map(str, _TORCHVISION_DEPTHS))}, or "
-            f"give a file: model.pretrained=PATH"
-        )
-    # Imported here: torchvision takes a second to import, and only this needs it.
-    from torchvision.models import get_model_weights
-
-    url = get_model_weights(f"resnet{backbone.depth}")["IMAGENET1K_V1"].url
-    try:
-        return torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)
-    except (URLError, OSError) as error:
-        raise ValueError(
-            f"model.pretrained=true: cannot download {url} ({error}). Fetch this file where there is a network and put "
-            f"it into {Path(torch.hub.get_dir()) / 'checkpoints'}, or give it with model.pretrained=PATH"
-        ) from error

@@ -12,15 +12,20 @@ stays in channels_last.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Callable, Sequence
+from math import ceil
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
 from annotated_types import Interval, Predicate
 from torch import Tensor, nn
 
+from pspnet_lightning.models.abilities import demand
+from pspnet_lightning.models.fusion import FUSIONS, Fusion, LinearFusion, SeparableFusion
+from pspnet_lightning.models.portable import PortableHead, PortablePyramid
 from pspnet_lightning.models.resnet import conv3x3, one_of
+from pspnet_lightning.models.seams import make
 
 POOLINGS = ("average", "max")
 EXECUTIONS = ("exact", "concat")
@@ -86,24 +91,23 @@ class PyramidPooling(nn.Module):
         return levels
 
 
-class PyramidHead(nn.Module):
-    """Pyramid pooling, 3x3 convolution, BatchNorm, ReLU, Dropout2d and the 1x1 classifier.
+class PyramidConvolution(nn.Module):
+    """Pyramid pooling, the fusion of its levels, and the 3x3 convolution, BatchNorm and ReLU of all that.
 
-    ``forward(x)`` takes (N, C, H, W), answers logits (N, num_classes, H, W). ``execution`` chooses how the
-    3x3 convolution is computed: "exact" (this file's head) or "concat", the plain formulation on the
-    concatenation: the reference. Parameters and state dict are the same.
+    ``context(x)``: (N, C, H, W) -> (N, channels, H, W). ``fusion``: "concat", "sum", "gate", "attention" or a callable
+    that makes a ``Fusion``. ``execution`` chooses how the convolution is computed where the fusion is linear: "exact"
+    (this file's head) or "concat", the plain formulation: the reference. Parameters and state dict are the same.
     """
 
     def __init__(
         self,
         in_channels: int,
-        num_classes: int,
+        channels: int,
         *,
         bins: Sequence[int] = (1, 2, 3, 6),
         pooling: str = "average",
         reduction: bool = True,
-        channels: int = 512,
-        dropout: float = 0.1,
+        fusion: str | Callable[..., Any] = "concat",
         align_corners: bool = True,
         execution: str = "exact",
     ) -> None:
@@ -113,41 +117,102 @@ class PyramidHead(nn.Module):
         self.align_corners = align_corners
         self.execution = execution
         self.pyramid = PyramidPooling(in_channels, bins, pooling=pooling, reduction=reduction)
-        concatenated = in_channels + len(self.pyramid.bins) * self.pyramid.channels_per_bin
-        self.conv = conv3x3(concatenated, channels)
+        self.fusion: Fusion | None = None
+        if self.pyramid.bins:
+            self.fusion = make(
+                fusion,
+                FUSIONS,
+                "model.fusion",
+                in_channels=in_channels,
+                level_channels=self.pyramid.channels_per_bin,
+                levels=len(self.pyramid.bins),
+                align_corners=align_corners,
+            )
+            demand(self.fusion, Fusion, "model.fusion")
+        self.is_linear = self.fusion is None or isinstance(self.fusion, LinearFusion)
+        self.conv = conv3x3(in_channels + (self.fusion.channels if self.fusion else 0), channels)
         self.bn = nn.BatchNorm2d(channels)
         self.relu = nn.ReLU(inplace=True)
-        self.dropout = nn.Dropout2d(dropout)
-        self.classifier = nn.Conv2d(channels, num_classes, 1)
         # Of x alone, where the head was prepared for inference.
         self.own_conv: nn.Conv2d | None = None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def context(self, x: Tensor) -> Tensor:
         levels = self.pyramid(x)
-        y = self._concatenated(x, levels) if self.execution == "concat" else self._exact(x, levels)
+        exact = self.execution == "exact" and self.is_linear
+        y = self._exact(x, levels) if exact else self._plain(x, levels)
         require_several_values(self.bn, y.shape[0] * y.shape[2] * y.shape[3], "the head")
-        return self.classifier(self.dropout(self.relu(self.bn(y))))
+        return self.relu(self.bn(y))
 
     @torch.no_grad()
     def split_convolution(self) -> None:
         """Gives the convolution of x a weight of its own, for inference: a part of a tensor is copied at each call."""
-        if self.execution == "exact":
+        if self.execution == "exact" and self.is_linear:
             own, bias = self.conv.weight[:, : self.in_channels], self.conv.bias
             self.own_conv = nn.Conv2d(self.in_channels, len(own), 3, padding=1, bias=bias is not None).to(own)
             self.own_conv.weight, self.own_conv.bias = nn.Parameter(own.clone()), bias
 
-    def _concatenated(self, x: Tensor, levels: list[Tensor]) -> Tensor:
-        size = x.shape[-2:]
-        maps = [F.interpolate(level, size, mode="bilinear", align_corners=self.align_corners) for level in levels]
-        return self.conv(torch.cat([x, *maps], dim=1))
+    def kernels(self) -> Sequence[Tensor]:
+        """The part of the 3x3 kernel that meets x, then each level's. Of a linear fusion."""
+        assert isinstance(self.fusion, LinearFusion)
+        return self.fusion.kernels(self.conv.weight, self.in_channels, len(self.pyramid.bins))
+
+    def portable(self) -> nn.Module:
+        return PortablePyramid(self)
+
+    # ------------------------------------------------------------------ a sum of sources
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """ "backbone", then "bin 1", "bin 2", ... in the pyramid's order."""
+        return ("backbone", *(f"bin {size}" for size in self.pyramid.bins))
+
+    def source_values(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        return (features[-1], *self.pyramid(features[-1]))
+
+    def source_shares(self, values: Sequence[Tensor], features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Shares of the convolution, (N, O, h, w); of a gate the weights are those of ``features``."""
+        x, levels = values[0], values[1:]
+        weight, size = self.conv.weight, features[-1].shape[-2:]
+        own = F.conv2d(x, weight[:, : self.in_channels], padding=1)
+        if not levels:
+            return (own,)
+        if isinstance(self.fusion, LinearFusion):
+            kernels = self.kernels()[1:]
+            return own, *(self._level_share(level, kernel, size) for level, kernel in zip(levels, kernels, strict=True))
+        demand(self.fusion, SeparableFusion, "to take the sum of the scales apart model.fusion")
+        assert isinstance(self.fusion, SeparableFusion)
+        parts = self.fusion.parts(features[-1], levels)
+        return own, *(F.conv2d(part, weight[:, self.in_channels :], padding=1) for part in parts)
+
+    def features_seen(self, length: int) -> tuple[int, int]:
+        """Along an axis of so many features the first and the last that the value at its centre depends on."""
+        middle = (length - 1) // 2
+        first, last = max(middle - 1, 0), min(middle + 1, length - 1)
+        for size in self.pyramid.bins:
+            taps = tap_matrix(size, length, self.align_corners, torch.zeros(1))[middle].view(3, size)
+            cells = taps.abs().sum(dim=0).nonzero().flatten().tolist()
+            # Adaptive pooling: cell i holds features floor(i n / b) to ceil((i + 1) n / b).
+            first = min(first, cells[0] * length // size)
+            last = max(last, ceil((cells[-1] + 1) * length / size) - 1)
+        return first, last
+
+    def _level_share(self, level: Tensor, kernel: Tensor, size: Sequence[int]) -> Tensor:
+        """A_b Z_b B_b^T: one level (N, R, b, b) through its part of the 3x3 convolution, (N, O, h, w)."""
+        rows, columns = (tap_matrix(level.shape[-1], length, self.align_corners, level) for length in size)
+        values = torch.einsum("ncij,ocyx->noyixj", level, kernel).flatten(4, 5).flatten(2, 3)
+        return rows @ values @ columns.T
+
+    # ------------------------------------------------------------------ the convolution
+
+    def _plain(self, x: Tensor, levels: list[Tensor]) -> Tensor:
+        return self.conv(x if self.fusion is None else torch.cat([x, self.fusion(x, levels)], dim=1))
 
     def _exact(self, x: Tensor, levels: list[Tensor]) -> Tensor:
-        # Split, not sliced: the gradient is put together in one pass.
-        own, *kernels = self.conv.weight.split([self.in_channels, *(level.shape[1] for level in levels)], dim=1)
+        if not levels:
+            return (self.own_conv or self.conv)(x)
+        own, *kernels = self.kernels()
         # By the module's own method, so that what it was exchanged for (``fast``) serves a part of its weight too.
         y = self.own_conv(x) if self.own_conv is not None else self.conv._conv_forward(x, own, self.conv.bias)
-        if not levels:
-            return y
         count, channels, height, width = y.shape
         rows, columns = [], []
         for level, kernel in zip(levels, kernels, strict=True):
@@ -163,6 +228,49 @@ class PyramidHead(nn.Module):
             strides = (height * width * channels, width * channels, channels, 1)
             return total.as_strided((count, height, width, channels), strides).permute(0, 3, 1, 2)
         return total.view(count, height, width, channels).permute(0, 3, 1, 2)
+
+
+class PyramidHead(PyramidConvolution):
+    """The paper's head (section 3.2): ``PyramidConvolution`` on the last map, Dropout2d and the 1x1 classifier.
+
+    ``channels``: the backbone's, the last one being C. ``head_channels``: of the 3x3 convolution; None: C // 4, 512
+    for ResNet-50 and deeper. The rest as in ``PyramidConvolution``.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        num_classes: int,
+        *,
+        bins: Sequence[int] = (1, 2, 3, 6),
+        pooling: str = "average",
+        reduction: bool = True,
+        fusion: str | Callable[..., Any] = "concat",
+        head_channels: int | None = None,
+        dropout: float = 0.1,
+        align_corners: bool = True,
+        execution: str = "exact",
+    ) -> None:
+        width = head_channels or channels[-1] // 4
+        super().__init__(
+            channels[-1],
+            width,
+            bins=bins,
+            pooling=pooling,
+            reduction=reduction,
+            fusion=fusion,
+            align_corners=align_corners,
+            execution=execution,
+        )
+        self.num_classes = num_classes
+        self.dropout = nn.Dropout2d(dropout)
+        self.classifier = nn.Conv2d(width, num_classes, 1)
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        return self.classifier(self.dropout(self.context(features[-1])))
+
+    def portable(self) -> nn.Module:
+        return PortableHead(self)
 
 
 def tap_matrix(size: int, length: int, align_corners: bool, like: Tensor) -> Tensor:
@@ -191,7 +299,7 @@ def _columns(level: Tensor, kernel: Tensor, by_column: Tensor) -> Tensor:
 
 def require_several_values(norm: nn.Module, values: int, where: str) -> None:
     """Raises ValueError where a BatchNorm in training mode would normalise over one value per channel."""
-    if values == 1 and norm.training and isinstance(norm, nn.modules.batchnorm._BatchNorm):
+    if norm.training and values == 1 and isinstance(norm, nn.modules.batchnorm._BatchNorm):
         if isinstance(norm, nn.SyncBatchNorm) and torch.distributed.is_initialized():
             return  # the other processes' values count too
         raise ValueError(

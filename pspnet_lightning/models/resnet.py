@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from urllib.error import URLError
 
+import torch
 from torch import Tensor, nn
 
 # Blocks of the four stages; ResNet-269 is the paper's (Zhao et al., CVPR 2017, section 5.2).
@@ -15,6 +18,7 @@ STAGE_BLOCKS: dict[int, tuple[int, int, int, int]] = {
     152: (3, 8, 36, 3),
     269: (3, 30, 48, 8),
 }
+_TORCHVISION_DEPTHS = (18, 34, 50, 101, 152)
 STEMS = ("plain", "deep")
 DILATIONS = ("every", "first_previous")
 STRIDES_ON = ("3x3", "1x1")
@@ -101,8 +105,8 @@ class Bottleneck(nn.Module):
 class ResNet(nn.Module):
     """A ResNet without classifier whose last stages are dilated instead of strided.
 
-    ``forward(x)`` takes (N, in_channels, H, W) and answers stage 3 and stage 4:
-    (N, stage3_channels, h, w) and (N, channels, h, w), with h = ceil(H / stride) of each.
+    A ``Backbone``: ``forward(x)`` takes (N, in_channels, H, W) and answers the four stages, (N, channels[i], h, w) with
+    h = ceil(H / strides[i]) of each.
 
     Args:
         depth: 18, 34, 50, 101, 152 or 269.
@@ -165,12 +169,16 @@ class ResNet(nn.Module):
 
         self._rate, self._stride = 1, 4
         blocks = STAGE_BLOCKS[depth]
-        self.layer1 = self._stage(width, blocks[0], 1, output_stride)
-        self.layer2 = self._stage(width * 2, blocks[1], 2, output_stride)
-        self.layer3 = self._stage(width * 4, blocks[2], 2, output_stride)
-        self.layer4 = self._stage(width * 8, blocks[3], 2, output_stride)
-        self.stage3_channels = width * 4 * self._block.expansion
-        self.channels = width * 8 * self._block.expansion
+        strides = []
+
+        def stage(number: int) -> nn.Sequential:
+            made = self._stage(width * 2**number, blocks[number], 1 if number == 0 else 2, output_stride)
+            strides.append(self._stride)
+            return made
+
+        self.layer1, self.layer2, self.layer3, self.layer4 = (stage(number) for number in range(4))
+        self.channels = tuple(width * 2**number * self._block.expansion for number in range(4))
+        self.strides = tuple(strides)
 
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -195,14 +203,57 @@ class ResNet(nn.Module):
         stage += [self._block(outputs, planes, 1, self._rate, None, *options) for _ in range(1, blocks)]
         return nn.Sequential(*stage)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         x = self.relu(self.bn1(self.conv1(x)))
         if self.stem == "deep":
             x = self.relu(self.bn2(self.conv2(x)))
             x = self.relu(self.bn3(self.conv3(x)))
-        x = self.layer2(self.layer1(self.maxpool(x)))
-        stage3 = self.layer3(x)
-        return stage3, self.layer4(stage3)
+        stage1 = self.layer1(self.maxpool(x))
+        stage2 = self.layer2(stage1)
+        stage3 = self.layer3(stage2)
+        return stage1, stage2, stage3, self.layer4(stage3)
+
+    def imagenet_weights(self) -> Mapping[str, Tensor]:
+        """torchvision's IMAGENET1K_V1, downloaded into torch's hub folder and checked against their hash."""
+        if self.stem != "plain" or self.depth not in _TORCHVISION_DEPTHS:
+            raise ValueError(
+                f"model.pretrained=true: torchvision has no ImageNet weights for depth {self.depth} with the "
+                f"{self.stem} stem; take model.stem=plain with depth {', '.join(map(str, _TORCHVISION_DEPTHS))}, or "
+                f"give a file: model.pretrained=PATH"
+            )
+        # Imported here: torchvision takes a second to import, and only this needs it.
+        from torchvision.models import get_model_weights
+
+        url = get_model_weights(f"resnet{self.depth}")["IMAGENET1K_V1"].url
+        try:
+            return torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)
+        except (URLError, OSError) as error:
+            raise ValueError(
+                f"model.pretrained=true: cannot download {url} ({error}). Fetch this file where there is a network and "
+                f"put it into {Path(torch.hub.get_dir()) / 'checkpoints'}, or give it with model.pretrained=PATH"
+            ) from error
+
+    def of_classifier(self, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+        skipped = [key for key in tensors if key.startswith("fc.")]
+        return {key: value for key, value in tensors.items() if key not in skipped}, skipped
+
+    def receptive_field(self) -> tuple[int, int]:
+        """(side, stride) of one value of stage 4: it depends on side x side input pixels, and on no others.
+
+        From kernel sizes, strides and dilations along the longest path: each adds (kernel - 1) x dilation x the stride
+        so far. Feature i is centred on input pixel i x stride.
+        """
+
+        def one(value: int | tuple[int, ...]) -> int:
+            return value if isinstance(value, int) else value[0]  # kernels here are square
+
+        side, stride = 1, 1
+        for name, layer in self.named_modules():
+            # A shortcut's 1x1 sees no more than the block beside it.
+            if isinstance(layer, nn.Conv2d | nn.MaxPool2d) and "downsample" not in name:
+                side += (one(layer.kernel_size) - 1) * one(layer.dilation) * stride
+                stride *= one(layer.stride)
+        return side, stride
 
 
 def feature_size(size: int, output_stride: int) -> int:

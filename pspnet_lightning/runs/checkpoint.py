@@ -12,7 +12,7 @@ from pspnet_lightning.config import build_module
 from pspnet_lightning.config.trusted import StoredConfig
 from pspnet_lightning.data import DataSpec
 from pspnet_lightning.export import read_weights
-from pspnet_lightning.models import PSPNet, fold_batchnorm
+from pspnet_lightning.models import fold_batchnorm
 from pspnet_lightning.models.weight_files import PickledObjectsError, read_weight_file
 from pspnet_lightning.runs.checkpoint_io import damage
 from pspnet_lightning.runs.plain_files import parse_yaml
@@ -93,7 +93,6 @@ def rebuild(
         "spec": (spec or spec_of(content)).to_dict(),
     }
     if content.get("batchnorm_folded"):
-        assert isinstance(module.model, PSPNet)
         module.model = fold_batchnorm(module.model)
     load_weights(module, content["state_dict"], path)
     return module.eval()

@@ -127,6 +127,8 @@ class SegmentationModule(SegmentationNetwork):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         target = batch["label"].long()
         output = self._logits_for_loss(batch["image"])
+        if isinstance(output, Tensor | LowLogits):  # a network without auxiliary head may answer one thing alone
+            output = output, None
         loss = segmentation_loss(
             output, target, self.criterion, self.aux_weight, self.reduction, ignore_index=self.ignore_index
         )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Annotated, Any
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, Protocol, runtime_checkable
 
 import torch
 from annotated_types import Ge, Gt, Interval
@@ -17,12 +18,33 @@ Beta = Annotated[float, Interval(ge=0, lt=1)]
 Steps = Annotated[int, Ge(0)]
 
 
+@runtime_checkable
+class TellsParametersApart(Protocol):
+    """A network that says which of its parameters come with trained weights and which are new; together all of them."""
+
+    def backbone_parameters(self) -> Iterator[nn.Parameter]: ...
+
+    def new_parameters(self) -> Iterator[nn.Parameter]: ...
+
+
 def parameter_groups(model: nn.Module, *, lr: float, head_lr_factor: float) -> list[dict[str, Any]]:
-    """Two groups, "backbone" at ``lr`` and "head" at ``lr * head_lr_factor``; each trainable parameter in one."""
+    """Two groups, "backbone" at ``lr`` and "head" at ``lr * head_lr_factor``; each trainable parameter in one.
+
+    A network that does not tell its parameters apart has one group, "all", at ``lr``, and a warning says so.
+    """
     if lr <= 0 or head_lr_factor <= 0:
         raise ValueError(f"optimizer.lr={lr} and optimizer.head_lr_factor={head_lr_factor} must be above 0")
-    backbone = [parameter for parameter in model.backbone_parameters() if parameter.requires_grad]  # type: ignore[operator]
-    head = [parameter for parameter in model.new_parameters() if parameter.requires_grad]  # type: ignore[operator]
+    if not isinstance(model, TellsParametersApart):
+        if head_lr_factor != 1:
+            name = type(model).__name__
+            warnings.warn(
+                f"{name} has no backbone_parameters() and new_parameters(): all of it learns at optimizer.lr={lr}, "
+                f"optimizer.head_lr_factor={head_lr_factor} is not used",
+                stacklevel=2,
+            )
+        return [{"params": [each for each in model.parameters() if each.requires_grad], "lr": lr, "name": "all"}]
+    backbone = [parameter for parameter in model.backbone_parameters() if parameter.requires_grad]
+    head = [parameter for parameter in model.new_parameters() if parameter.requires_grad]
     trainable = sum(parameter.requires_grad for parameter in model.parameters())
     assert len(backbone) + len(head) == trainable, "a parameter belongs to neither group"
     groups = [

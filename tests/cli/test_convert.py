@@ -11,7 +11,7 @@ import torch
 from conftest import Run
 
 from pspnet_lightning.data.specs import known_classes
-from pspnet_lightning.models import PSPNet
+from pspnet_lightning.models import PSPNet, build_pspnet
 from pspnet_lightning.models.convert.semseg import SemSeg
 from pspnet_lightning.runs.checkpoint import load
 
@@ -19,7 +19,7 @@ from pspnet_lightning.runs.checkpoint import load
 def official(classes: int) -> tuple[PSPNet, dict[str, torch.Tensor]]:
     """A small PSPNet under semseg's names, and itself."""
     torch.manual_seed(0)
-    model = PSPNet(classes, depth=18, stem_widths=(4, 4, 8), width=8, bins=(1, 2)).eval()
+    model = build_pspnet(classes, depth=18, stem_widths=(4, 4, 8), width=8, bins=(1, 2)).eval()
     names = SemSeg({}, None)
     return model, {names.their_name(name): value for name, value in model.state_dict().items()}
 

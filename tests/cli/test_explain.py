@@ -16,9 +16,8 @@ from pspnet_lightning import load
 from pspnet_lightning.explain.receptive_field import (
     effective_receptive_fields,
     network_receptive_field,
-    theoretical_receptive_field,
 )
-from pspnet_lightning.models import PSPNet
+from pspnet_lightning.models import build_pspnet
 
 
 @pytest.fixture
@@ -94,14 +93,14 @@ def test_a_split_and_images(command: Run, checkpoint: Path, small_list: Path, tm
     ],
 )
 def test_theoretical_field(arguments: dict[str, object], side: int) -> None:
-    model = PSPNet(3, width=2, **arguments)  # type: ignore[arg-type]
-    assert theoretical_receptive_field(model.backbone) == (side, arguments["output_stride"])
+    model = build_pspnet(3, width=2, **arguments)  # type: ignore[arg-type]
+    assert model.backbone.receptive_field() == (side, arguments["output_stride"])
 
 
 @pytest.mark.parametrize("bins", [(), (3,), (1, 2)])
 def test_gradients_fill_the_theoretical_field_and_no_more(bins: tuple[int, ...]) -> None:
     torch.manual_seed(0)
-    model = PSPNet(3, depth=18, stem="plain", width=4, output_stride=32, bins=bins).double().eval()
+    model = build_pspnet(3, depth=18, stem="plain", width=4, output_stride=32, bins=bins).double().eval()
     # Positive weights and inputs keep every ReLU open: the field is then as large as it can be.
     for parameter in model.parameters():
         parameter.data.abs_().clamp_min_(1e-3)
@@ -125,7 +124,7 @@ def test_gradients_fill_the_theoretical_field_and_no_more(bins: tuple[int, ...])
 
 
 def test_what_no_field_can_be_measured_of() -> None:
-    model = PSPNet(3, depth=18, stem="plain", width=2, output_stride=32)
+    model = build_pspnet(3, depth=18, stem="plain", width=2, output_stride=32)
     with pytest.raises(ValueError, match="eval mode"):
         effective_receptive_fields(model, [torch.rand(3, 64, 64)])
     with pytest.raises(ValueError, match="there are none"):

@@ -12,9 +12,8 @@ from pspnet_lightning.explain.contributions import (
     head_shares,
     logit_shares,
     logits_without,
-    source_names,
 )
-from pspnet_lightning.models import PSPNet
+from pspnet_lightning.models import PSPNet, build_pspnet
 from pspnet_lightning.models.pyramid import PyramidHead
 
 TOLERANCES = [(torch.float64, 1e-12), (torch.float32, 1e-5)]
@@ -46,7 +45,8 @@ def trained(module: nn.Module, dtype: torch.dtype) -> None:
 
 def random_baseline(head: PyramidHead) -> Baseline:
     generator = torch.Generator().manual_seed(5)
-    return Baseline(tuple(torch.rand(len(v), generator=generator).to(v) for v in Baseline.zero(head).means))
+    sizes = (head.in_channels, *(head.pyramid.channels_per_bin for _ in head.pyramid.bins))
+    return Baseline(tuple(torch.rand(size, generator=generator).to(head.conv.weight) for size in sizes))
 
 
 def error(a: Tensor, b: Tensor) -> float:
@@ -72,12 +72,12 @@ def test_shares_add_up(
 ) -> None:
     torch.manual_seed(0)
     head = PyramidHead(
-        12,
+        [12],
         5,
         bins=bins,
         pooling=pooling,
         reduction=reduction,
-        channels=7,
+        head_channels=7,
         align_corners=align_corners,
         execution=execution,
     )
@@ -85,10 +85,10 @@ def test_shares_add_up(
     x = torch.randn(2, 12, height, width, dtype=dtype, generator=torch.Generator().manual_seed(1))
     seen: list[Tensor] = []
     head.bn.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
-    logits = head(x)
+    logits = head([x])
     for baseline in (None, random_baseline(head)):
-        parts = head_shares(head, x, baseline)
-        assert parts.sources == source_names(head) == ("backbone", *(f"bin {size}" for size in bins))
+        parts = head_shares(head, [x], baseline)
+        assert parts.sources == head.sources == ("backbone", *(f"bin {size}" for size in bins))
         assert error(parts.pre_activation(), seen[0]) < tolerance
         shares = logit_shares(head, parts)
         assert shares.shape == (len(bins) + 2, *logits.shape)
@@ -103,25 +103,25 @@ def test_removing_a_source_is_the_network_with_its_input_replaced(
     source: int, pooling: str, dtype: torch.dtype, tolerance: float
 ) -> None:
     torch.manual_seed(0)
-    head = PyramidHead(12, 5, bins=(1, 2, 6), pooling=pooling, channels=7)
+    head = PyramidHead([12], 5, bins=(1, 2, 6), pooling=pooling, head_channels=7)
     trained(head, dtype)
     x = torch.randn(2, 12, 9, 11, dtype=dtype, generator=torch.Generator().manual_seed(1))
     baseline = random_baseline(head)
     mean = baseline.means[source].view(1, -1, 1, 1)
     if source == 0:  # the convolution sees the mean instead of x, the pyramid still pools x
         levels = head.pyramid(x)
-        y = head._concatenated(mean.expand_as(x), levels)
+        y = head._plain(mean.expand_as(x), levels)
     else:
         levels = head.pyramid(x)
         levels[source - 1] = mean.expand_as(levels[source - 1])
-        y = head._concatenated(x, levels)
+        y = head._plain(x, levels)
     expected = head.classifier(head.relu(head.bn(y)))
-    assert error(logits_without(head, head_shares(head, x, baseline), source), expected) < tolerance
+    assert error(logits_without(head, head_shares(head, [x], baseline), source), expected) < tolerance
 
 
 def network(**arguments: object) -> PSPNet:
     torch.manual_seed(0)
-    model = PSPNet(4, depth=18, stem="plain", width=8, **arguments)  # type: ignore[arg-type]
+    model = build_pspnet(4, depth=18, stem="plain", width=8, **arguments)  # type: ignore[arg-type]
     trained(model, torch.float64)
     return model
 
@@ -148,12 +148,12 @@ def test_the_baseline_is_the_mean_of_what_each_source_sees() -> None:
     model = network(bins=(1, 3), reduction=False)
     images = torch.randn(5, 3, 64, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     baseline = Baseline.of(model, [images[:2], images[2:]])
-    x = model.backbone(images)[1]
+    x = model.backbone(images)[-1]
     assert error(baseline.means[0], x.mean(dim=(0, 2, 3))) < 1e-12
     # Unreduced average pooling: the level's mean is the features' own, 8 x 8 features divided by 1; by 3 unevenly.
     assert error(baseline.means[1], x.mean(dim=(0, 2, 3))) < 1e-12
     # A source at its baseline says nothing: bin 1 of an image that is its own mean.
-    alone = head_shares(model.head, x[:1], Baseline.of(model, [images[:1]]))
+    alone = head_shares(model.head, [x[:1]], Baseline.of(model, [images[:1]]))
     assert float(alone.shares[1].detach().abs().max()) < 1e-12 * float(alone.shares[0].detach().abs().max())
 
 
@@ -166,4 +166,4 @@ def test_what_cannot_be_explained() -> None:
         explain(model, torch.randn(2, 3, 65, 65, dtype=torch.float64))
     torch.manual_seed(0)
     with pytest.raises(ValueError, match="one class decides nothing"):
-        explain(PSPNet(1, depth=18, stem="plain", width=8).eval(), torch.randn(1, 3, 65, 65))
+        explain(build_pspnet(1, depth=18, stem="plain", width=8).eval(), torch.randn(1, 3, 65, 65))

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pspnet_lightning.models import PSPNet, from_state_dict
+from pspnet_lightning.models import PSPNet, build_pspnet, from_state_dict
 from pspnet_lightning.models.convert.semseg import SemSeg
 
 SEMSEG = SemSeg({}, None)
@@ -106,7 +106,7 @@ def test_architecture_is_read_from_names_and_shapes(
 ) -> None:
     torch.manual_seed(0)
     with torch.device("meta"):
-        original = PSPNet(classes, depth=depth, bins=bins, auxiliary=auxiliary)
+        original = build_pspnet(classes, depth=depth, bins=bins, auxiliary=auxiliary)
     content = {key: torch.empty(value.shape, dtype=value.dtype) for key, value in semseg_like(original).items()}
     model = from_state_dict({"epoch": 3, "state_dict": {f"module.{k}": v for k, v in content.items()}}, bins=bins)
     assert model.backbone.depth == depth

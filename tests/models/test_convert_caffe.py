@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pspnet_lightning.models import PSPNet, from_state_dict
+from pspnet_lightning.models import PSPNet, build_pspnet, from_state_dict
 from pspnet_lightning.models.convert import convert, read_caffemodel
 from pspnet_lightning.models.convert.caffe import Caffe
 
@@ -40,7 +40,9 @@ def test_logits_and_labels_are_those_of_caffe(weights: dict[str, torch.Tensor]) 
 def small() -> tuple[PSPNet, dict[str, torch.Tensor]]:
     """A PSPNet-101 of an eighth of the width under Caffe's names, with bins 1, 2 and 4."""
     torch.manual_seed(0)
-    model = PSPNet(5, depth=101, stem_widths=(8, 8, 16), width=8, bins=(1, 2, 4), stride_on="1x1", auxiliary=False)
+    model = build_pspnet(
+        5, depth=101, stem_widths=(8, 8, 16), width=8, bins=(1, 2, 4), stride_on="1x1", auxiliary=False
+    )
     branches = {f"conv5_3_pool{size}_conv.blobs.0": torch.zeros(1) for size in (1, 2, 4)}
     names = Caffe(branches, None)
     content = {names.their_name(name): value for name, value in model.state_dict().items()}

@@ -10,7 +10,7 @@ import yaml
 from conftest import REPOSITORY
 from torch.nn.functional import adaptive_avg_pool2d, batch_norm, conv2d, interpolate, max_pool2d, relu
 
-from pspnet_lightning.models import PSPNet, from_state_dict
+from pspnet_lightning.models import build_pspnet, from_state_dict
 from pspnet_lightning.models.convert.mmseg import MMSeg
 
 EXPECTED = np.load(named_weights.VECTORS / "mmseg_pspnet50_ade20k_expected.npz")
@@ -29,8 +29,8 @@ def test_logits_and_labels_are_those_of_mmseg(weights: dict[str, torch.Tensor]) 
     model = from_state_dict({"meta": {}, "state_dict": weights}, source="mmseg")
     x = named_weights.image(96, 128)
     with torch.no_grad():
-        stage3, stage4 = model.backbone(x)
-        low, aux, logits = model.head(stage4), model.aux_head(stage3), model(x)
+        features = model.backbone(x)
+        low, aux, logits = model.head(features), model.aux_head(features), model(x)
     assert error(low, EXPECTED["logits_low"]) < 1e-5
     assert error(aux, EXPECTED["aux_logits_low"]) < 1e-5
     top = logits.topk(2, dim=1).values
@@ -132,8 +132,8 @@ def test_every_depth_answers_as_mmsegs(depth: int, deep: bool) -> None:
     with torch.no_grad():
         expected = reference(x)
         model = from_state_dict({"state_dict": reference.tensors}, source="mmseg")
-        stage3, stage4 = model.backbone(x)
-        answered = model.head(stage4), model.aux_head(stage3)
+        features = model.backbone(x)
+        answered = model.head(features), model.aux_head(features)
     for name, ours, theirs in zip(("logits", "auxiliary"), answered, expected, strict=True):
         assert error(ours, theirs.numpy()) < 1e-6, name
 
@@ -145,7 +145,9 @@ def test_the_config_is_the_converted_network(depth: int) -> None:
         reference(named_weights.image(65, 65, batch=1))
     converted = from_state_dict({"state_dict": reference.tensors}, source="mmseg")
     options = yaml.safe_load((REPOSITORY / "conf" / "model" / "pspnet18_mmseg.yaml").read_text())
-    configured = PSPNet(19, **{key: value for key, value in options.items() if key != "defaults"} | {"depth": depth})
+    configured = build_pspnet(
+        19, **{key: value for key, value in options.items() if key != "defaults"} | {"depth": depth}
+    )
     configured.load_state_dict(converted.state_dict())
     x = named_weights.image(65, 97, batch=1)
     with torch.no_grad():
@@ -161,7 +163,7 @@ def test_the_config_is_the_converted_network(depth: int) -> None:
     ids=str,
 )
 def test_architecture_is_read_from_names_and_shapes(arguments: dict[str, object]) -> None:
-    original = PSPNet(19, dilation="first_previous", align_corners=False, **arguments).eval()
+    original = build_pspnet(19, dilation="first_previous", align_corners=False, **arguments).eval()
     stem = {"backbone.stem.0.weight": torch.zeros(1)} if arguments["stem"] == "deep" else {}
     names = MMSeg(stem, None)
     content = {names.their_name(name): value for name, value in original.state_dict().items()}

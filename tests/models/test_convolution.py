@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from pspnet_lightning.models import PSPNet, exchange_convolutions
+from pspnet_lightning.models import PSPNet, build_pspnet, exchange_convolutions
 from pspnet_lightning.models.fast import convolution, restore_convolutions
 from pspnet_lightning.models.fast.convolution import FastConv2d, _Convolution, _WeightGradient, conv3x3
 from pspnet_lightning.training.losses import CrossEntropy, segmentation_loss
@@ -158,7 +158,7 @@ def networks() -> tuple[PSPNet, PSPNet]:
     found = []
     for winograd in (True, False):
         torch.manual_seed(0)
-        network = PSPNet(21, depth=18, width=32, head_channels=128, dropout=0.0)
+        network = build_pspnet(21, depth=18, width=32, head_channels=128, dropout=0.0)
         found.append((exchange_convolutions(network) if winograd else network).to(memory_format=torch.channels_last))
     return found[0], found[1]
 

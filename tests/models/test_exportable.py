@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 
 from pspnet_lightning.export import ExportableProgram
-from pspnet_lightning.export.exportable import pool, taps_of
-from pspnet_lightning.models import PSPNet, fold_batchnorm
+from pspnet_lightning.models import build_pspnet, fold_batchnorm
+from pspnet_lightning.models.portable import pool, taps_of
 from pspnet_lightning.models.pyramid import tap_matrix
 
 LENGTHS = (1, 2, 5, 6, 7, 12, 13, 33, 60)
@@ -42,13 +42,17 @@ def test_taps_are_those_of_the_exact_head(align_corners: bool) -> None:
         {"depth": 50, "output_stride": 16, "bins": (1, 5)},
         {"pooling": "max", "reduction": False},
         {"bins": ()},
+        {"fusion": "sum"},
+        {"fusion": "gate", "align_corners": False},
+        {"fusion": "attention"},
+        {"head": "fcn"},
     ],
     ids=str,
 )
 @pytest.mark.parametrize("fold", [True, False])
 def test_the_same_function(arguments: dict[str, Any], fold: bool) -> None:
     torch.manual_seed(0)
-    model = PSPNet(7, **{"depth": 18, "stem": "plain", "width": 8, **arguments}).eval()
+    model = build_pspnet(7, **{"depth": 18, "stem": "plain", "width": 8, **arguments}).eval()
     program = ExportableProgram(fold_batchnorm(model) if fold else model)
     for size in ((2, 3, 65, 97), (1, 3, 33, 20), (1, 3, 18, 18)):
         x = torch.randn(size)
@@ -59,7 +63,7 @@ def test_the_same_function(arguments: dict[str, Any], fold: bool) -> None:
 
 def test_images_as_in_files_to_labels() -> None:
     torch.manual_seed(0)
-    model = PSPNet(7, depth=18, stem="plain", width=8).eval()
+    model = build_pspnet(7, depth=18, stem="plain", width=8).eval()
     program = ExportableProgram(model, mean=(120.0, 110.0, 100.0), std=(60.0, 55.0, 50.0), labels=True)
     image = torch.randint(0, 256, (2, 3, 40, 57), dtype=torch.uint8)
     labels = program(image)
@@ -73,6 +77,6 @@ def test_images_as_in_files_to_labels() -> None:
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
 def test_traced_it_pins_no_device() -> None:
-    program = ExportableProgram(PSPNet(3, depth=18, stem="plain", width=8), mean=(1.0,) * 3, std=(1.0,) * 3)
+    program = ExportableProgram(build_pspnet(3, depth=18, stem="plain", width=8), mean=(1.0,) * 3, std=(1.0,) * 3)
     traced = torch.jit.trace(program, (torch.zeros(2, 3, 33, 41),), check_trace=False)
     assert "Device = prim::Constant" not in str(traced.inlined_graph)

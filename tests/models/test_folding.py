@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from pspnet_lightning.models import PSPNet, fold_batchnorm
+from pspnet_lightning.models import PSPNet, build_pspnet, fold_batchnorm
 
 SMALL = {"depth": 18, "stem": "plain", "width": 8}
 
@@ -16,7 +16,7 @@ SMALL = {"depth": 18, "stem": "plain", "width": 8}
 def trained(**arguments: Any) -> PSPNet:
     """A network whose BatchNorms are far from the identity."""
     torch.manual_seed(0)
-    model = PSPNet(7, **{**SMALL, **arguments})
+    model = build_pspnet(7, **{**SMALL, **arguments})
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 1.5)

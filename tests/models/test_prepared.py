@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pspnet_lightning.models import PSPNet, prepare_for_inference
+from pspnet_lightning.models import PSPNet, build_pspnet, prepare_for_inference
 from pspnet_lightning.models.fast import convolution
 from pspnet_lightning.models.fast.prepared import HalfWinogradConv2d
 
@@ -40,7 +40,7 @@ def test_its_bfloat16_error_is_about_twice_the_direct_convolutions() -> None:
 
 def model(**options: object) -> PSPNet:
     torch.manual_seed(0)
-    network = PSPNet(21, depth=18, width=32, **options)  # stage 4 has 256 channels
+    network = build_pspnet(21, depth=18, width=32, **options)  # stage 4 has 256 channels
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.1)

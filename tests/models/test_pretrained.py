@@ -9,12 +9,12 @@ import pytest
 import torch
 import torchvision.models
 
-from pspnet_lightning.models import PSPNet, load_imagenet_weights
+from pspnet_lightning.models import PSPNet, build_pspnet, load_imagenet_weights
 
 
 @pytest.fixture
 def model() -> PSPNet:
-    return PSPNet(3, depth=18, stem="plain")
+    return build_pspnet(3, depth=18, stem="plain")
 
 
 def test_local_file_leaves_out_the_classifier_only(model: PSPNet, tmp_path: Path) -> None:
@@ -36,6 +36,28 @@ def test_foreign_weights_list_every_difference(model: PSPNet, tmp_path: Path) ->
         assert part in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", pytest.param("convnext_atto", marks=pytest.mark.slow)])
+def test_a_file_of_timms(name: str, tmp_path: Path) -> None:
+    import timm
+
+    theirs = timm.create_model(name)
+    torch.save(theirs.state_dict(), tmp_path / "weights.pth")
+    network = build_pspnet(3, backbone=name, output_stride=16).eval()
+    skipped = load_imagenet_weights(network, file=tmp_path / "weights.pth")
+    classifier = {"tf_efficientnet_lite0": ("conv_head", "bn2", "classifier"), "convnext_atto": ("head",)}[name]
+    assert skipped == [key for key in theirs.state_dict() if key.startswith(classifier)]
+    reference = timm.create_model(name, features_only=True, output_stride=16)
+    reference.load_state_dict({key.removeprefix("net."): v for key, v in network.backbone.state_dict().items()})
+    x = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        assert torch.equal(network.backbone(x)[-1], reference.eval()(x)[-1])
+    stored = dict(theirs.state_dict())
+    del stored[next(iter(stored))]
+    torch.save(stored, tmp_path / "short.pth")
+    with pytest.raises(ValueError, match="1 differences"):
+        load_imagenet_weights(network, file=tmp_path / "short.pth")
+
+
 def test_no_network_names_the_remedy(model: PSPNet, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise URLError("no route to host")
@@ -49,14 +71,14 @@ def test_missing_file_and_missing_architecture(tmp_path: Path, model: PSPNet) ->
     with pytest.raises(FileNotFoundError, match=r"none\.pth"):
         load_imagenet_weights(model, file=tmp_path / "none.pth")
     with pytest.raises(ValueError, match=r"no ImageNet weights for depth 18 with the deep stem.*stem=plain"):
-        load_imagenet_weights(PSPNet(3, depth=18, stem="deep"))
+        load_imagenet_weights(build_pspnet(3, depth=18, stem="deep"))
 
 
 @pytest.mark.parametrize("channels", [1, 4, 6])
 def test_other_channels_take_the_rgb_filters_repeated(tmp_path: Path, channels: int) -> None:
     theirs = torchvision.models.resnet18(weights=None).state_dict()
     torch.save(theirs, tmp_path / "resnet18.pth")
-    model = PSPNet(3, depth=18, stem="plain", in_channels=channels)
+    model = build_pspnet(3, depth=18, stem="plain", in_channels=channels)
     load_imagenet_weights(model, file=tmp_path / "resnet18.pth")
     own, rgb = model.backbone.state_dict()["conv1.weight"], theirs["conv1.weight"]
     assert torch.allclose(own[:, channels - 1], rgb[:, (channels - 1) % 3] * 3 / channels)

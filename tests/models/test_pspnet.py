@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pspnet_lightning.models import PSPNet, PSPNetOutput
+from pspnet_lightning.models import PSPNetOutput, build_pspnet
 
 
 @pytest.mark.parametrize("size", [(33, 33), (48, 65), (97, 50), (40, 121)])
 @pytest.mark.parametrize("output_stride", [8, 16, 32])
 def test_full_size_logits(size: tuple[int, int], output_stride: int) -> None:
-    model = PSPNet(5, depth=18, stem="plain", width=8, output_stride=output_stride)
+    model = build_pspnet(5, depth=18, stem="plain", width=8, output_stride=output_stride)
     x = torch.randn(2, 3, *size)
     output = model(x)
     assert isinstance(output, PSPNetOutput)
@@ -21,13 +21,13 @@ def test_full_size_logits(size: tuple[int, int], output_stride: int) -> None:
 
 
 def test_without_auxiliary_head() -> None:
-    model = PSPNet(5, depth=18, stem="plain", width=8, auxiliary=False)
+    model = build_pspnet(5, depth=18, stem="plain", width=8, auxiliary=False)
     assert model(torch.randn(2, 3, 33, 33)).aux_logits is None
     assert not any(key.startswith("aux_head") for key in model.state_dict())
 
 
 def test_parameters_are_shared_out_completely() -> None:
-    model = PSPNet(5, depth=18, stem="plain", width=8)
+    model = build_pspnet(5, depth=18, stem="plain", width=8)
     old, new = set(model.backbone_parameters()), set(model.new_parameters())
     assert not old & new
     assert old | new == set(model.parameters())
@@ -35,7 +35,7 @@ def test_parameters_are_shared_out_completely() -> None:
 
 def test_widths_are_the_papers() -> None:
     with torch.device("meta"):
-        model = PSPNet(150)
+        model = build_pspnet(150)
     assert model.head.conv.weight.shape == (512, 4096, 3, 3)
     assert model.head.classifier.weight.shape == (150, 512, 1, 1)
     assert model.aux_head.conv.weight.shape == (256, 1024, 3, 3)
@@ -52,4 +52,4 @@ def test_widths_are_the_papers() -> None:
 )
 def test_wrong_inputs(x: torch.Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        PSPNet(5, depth=18, stem="plain", width=8).eval()(x)
+        build_pspnet(5, depth=18, stem="plain", width=8).eval()(x)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pspnet_lightning.models import PSPNet
+from pspnet_lightning.models import build_pspnet
 from pspnet_lightning.models.pyramid import PyramidHead, PyramidPooling
 
 CASES = [
@@ -28,12 +28,12 @@ CASES = [
 def heads(bins: tuple[int, ...], pooling: str, reduction: bool, align_corners: bool) -> list[PyramidHead]:
     torch.manual_seed(0)
     exact = PyramidHead(
-        12,
+        [12],
         5,
         bins=bins,
         pooling=pooling,
         reduction=reduction,
-        channels=7,
+        head_channels=7,
         dropout=0.0,
         align_corners=align_corners,
     )
@@ -67,7 +67,7 @@ def test_exact_equals_concatenation(
         if channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
         x.requires_grad_()
-        y = head(x)
+        y = head([x])
         # A weight for every output: a plain sum behind a BatchNorm would have zero gradients.
         weight = torch.randn(y.shape, dtype=dtype, generator=torch.Generator().manual_seed(2))
         (y * weight).sum().backward()
@@ -83,7 +83,7 @@ def test_exact_equals_concatenation(
 
 
 def test_same_parameters_and_state_dict() -> None:
-    exact, concat = (PyramidHead(12, 5, execution=execution) for execution in ("exact", "concat"))
+    exact, concat = (PyramidHead([12], 5, head_channels=512, execution=execution) for execution in ("exact", "concat"))
     shapes = {name: value.shape for name, value in exact.state_dict().items()}
     assert shapes == {name: value.shape for name, value in concat.state_dict().items()}
     assert shapes["conv.weight"] == (512, 12 + 4 * 3, 3, 3)
@@ -92,9 +92,9 @@ def test_same_parameters_and_state_dict() -> None:
 def test_under_autocast_it_is_as_near_to_float32_as_the_concatenation() -> None:
     exact, concat = heads((1, 2, 3, 6), "average", True, True)
     x = torch.randn(4, 12, 15, 15, generator=torch.Generator().manual_seed(1))
-    reference = concat(x)
+    reference = concat([x])
     with torch.autocast("cpu", torch.bfloat16):
-        errors = [difference(head(x).float(), reference) for head in (exact, concat)]
+        errors = [difference(head([x]).float(), reference) for head in (exact, concat)]
     # bfloat16 has 8 bits of mantissa: both are off by about 1 %, the exact form by no more than 1.5 times the plain.
     assert errors[1] > 1e-4
     assert errors[0] < 1.5 * errors[1] < 0.1
@@ -102,14 +102,14 @@ def test_under_autocast_it_is_as_near_to_float32_as_the_concatenation() -> None:
 
 def test_channels_last_stays_channels_last() -> None:
     head, _ = heads((1, 2, 3, 6), "average", True, True)
-    y = head(torch.randn(2, 12, 9, 9).contiguous(memory_format=torch.channels_last))
+    y = head([torch.randn(2, 12, 9, 9).contiguous(memory_format=torch.channels_last)])
     assert y.is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize("execution", ["exact", "concat"])
 def test_export_with_dynamic_sizes(execution: str) -> None:
     torch.manual_seed(0)
-    model = PSPNet(4, depth=18, stem="plain", width=8, execution=execution).eval()
+    model = build_pspnet(4, depth=18, stem="plain", width=8, execution=execution).eval()
     height, width = torch.export.Dim("height", min=33, max=257), torch.export.Dim("width", min=33, max=257)
     batch = torch.export.Dim("batch", min=1, max=64)
     program = torch.export.export(
@@ -125,7 +125,7 @@ def test_export_with_dynamic_sizes(execution: str) -> None:
 @pytest.mark.parametrize("training", [False, True])
 def test_compiled_equals_eager(training: bool) -> None:
     torch.manual_seed(0)
-    model = PSPNet(4, depth=18, stem="plain", width=8, dropout=0.0).train(training)
+    model = build_pspnet(4, depth=18, stem="plain", width=8, dropout=0.0).train(training)
     compiled = torch.compile(copy.deepcopy(model), fullgraph=True)
     x = torch.randn(2, 3, 65, 81)
     if not training:
@@ -137,7 +137,7 @@ def test_compiled_equals_eager(training: bool) -> None:
 
 
 def test_one_value_per_channel_is_a_clear_error() -> None:
-    model = PSPNet(4, depth=18, stem="plain", width=8)
+    model = build_pspnet(4, depth=18, stem="plain", width=8)
     with pytest.raises(ValueError, match=r"bin 1 sees one value.*batch of at least 2 images"):
         model(torch.randn(1, 3, 65, 65))
     assert model.eval()(torch.randn(1, 3, 65, 65)).shape == (1, 4, 65, 65)

@@ -33,11 +33,13 @@ def test_features_equal_torchvisions(depth: int, output_stride: int, replaced: l
     x = torch.randn(1, 3, 75, 98)
     with torch.no_grad():
         y = theirs.maxpool(theirs.relu(theirs.bn1(theirs.conv1(x))))
-        stage3 = theirs.layer3(theirs.layer2(theirs.layer1(y)))
         answers = own(x)
-        for answered, expected in zip(answers, (stage3, theirs.layer4(stage3)), strict=True):
-            torch.testing.assert_close(answered, expected, rtol=1e-5, atol=1e-5)
-    assert answers[1].shape[-2:] == (feature_size(75, output_stride), feature_size(98, output_stride))
+        for number, answered in enumerate(answers, start=1):
+            y = getattr(theirs, f"layer{number}")(y)
+            torch.testing.assert_close(answered, y, rtol=1e-5, atol=1e-5)
+    assert answers[-1].shape[-2:] == (feature_size(75, output_stride), feature_size(98, output_stride))
+    assert own.channels == tuple(each.shape[1] for each in answers)
+    assert own.strides == tuple(min(stride, output_stride) for stride in (4, 8, 16, 32))
 
 
 def test_the_official_pattern_dilates_every_block() -> None:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from pspnet_lightning.models.build import build_pspnet
 from pspnet_lightning.models.convert.architecture import architecture, unwrapped
 from pspnet_lightning.models.convert.caffe import Caffe
 from pspnet_lightning.models.convert.caffemodel import read_caffemodel
@@ -69,7 +70,7 @@ def convert(state_dict: Mapping[str, Any], *, source: str = "semseg", bins: Sequ
         **code_base.conventions,
         "bins": list(code_base.bins),
     }
-    model = PSPNet(**arguments)
+    model = build_pspnet(**arguments)
     _require_equal(model, tensors, theirs, keys, code_base.their_name, f"a {source} PSPNet with bins {code_base.bins}")
     adapted = code_base.adapted(tensors)
     # Caffe does not count its batches.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -11,7 +12,6 @@ from torch import Tensor, nn
 from pspnet_lightning.models.fast.convolution import exchange_convolutions
 from pspnet_lightning.models.fast.folding import fold_batchnorm
 from pspnet_lightning.models.fast.winograd import TWO, convolve, transform
-from pspnet_lightning.models.pspnet import PSPNet
 
 
 @runtime_checkable
@@ -23,7 +23,7 @@ class SplitsConvolution(Protocol):
     def split_convolution(self) -> None: ...
 
 
-def prepare_for_inference(model: PSPNet, dtype: torch.dtype = torch.float32) -> PSPNet:
+def prepare_for_inference(model: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Module:
     """A copy of ``model`` for inference in channels_last: BatchNorm folded, the head's convolution split.
 
     Logits equal those of ``model.eval()`` up to float32 rounding. ``dtype=torch.bfloat16`` (or float16) is for running
@@ -34,7 +34,10 @@ def prepare_for_inference(model: PSPNet, dtype: torch.dtype = torch.float32) -> 
     """
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise ValueError(f"dtype={dtype!r} must be a floating-point torch.dtype")
-    prepared = fold_batchnorm(model)
+    try:
+        prepared = fold_batchnorm(model)
+    except ValueError:  # they stay: the same function
+        prepared = copy.deepcopy(model).eval()
     for module in list(prepared.modules()):
         if isinstance(module, SplitsConvolution):
             module.split_convolution()
