@@ -24,7 +24,7 @@ from pspnet_lightning.export.exportable import ExportableProgram
 from pspnet_lightning.export.formats import open_program, write_program
 from pspnet_lightning.inference import SlidingWindow
 from pspnet_lightning.inference.network import SegmentationNetwork
-from pspnet_lightning.models import PSPNet
+from pspnet_lightning.models import PSPNet, build_pspnet
 from pspnet_lightning.models.pyramid import PyramidHead
 from pspnet_lightning.training.losses import OHEM, CrossEntropy, segmentation_loss
 
@@ -57,7 +57,7 @@ def difference(answer: Tensor, expected: Tensor) -> float:
 
 def network(**options: Any) -> PSPNet:
     torch.manual_seed(0)
-    return PSPNet(5, depth=18, stem="plain", width=16, dropout=0.0, **options)
+    return build_pspnet(5, depth=18, stem="plain", width=16, dropout=0.0, **options)
 
 
 # ------------------------------------------------------------------ a training step

@@ -19,10 +19,12 @@ from wrong_values import COMPOSED, Case, cases, changed, composed, leaves, sampl
 from pspnet_lightning.config import CONFIG_DIR, build, build_data, build_module, check_config, settle_precision
 from pspnet_lightning.config.annotations import Wrong, check, parameters, values_of
 from pspnet_lightning.config.schemas import PRIMARIES, Kind
-from pspnet_lightning.config.values import places
+from pspnet_lightning.config.values import _Model, places
 from pspnet_lightning.data.mixing import KINDS
 from pspnet_lightning.launch.app import USER_ERRORS
-from pspnet_lightning.models import PSPNet
+from pspnet_lightning.models import build_pspnet
+from pspnet_lightning.models.build import HEADS
+from pspnet_lightning.models.fusion import FUSIONS
 from pspnet_lightning.models.pyramid import EXECUTIONS, POOLINGS, distinct
 from pspnet_lightning.models.resnet import DILATIONS, STAGE_BLOCKS, STEMS, STRIDES_ON
 from pspnet_lightning.training.losses import _METHODS, REDUCTIONS
@@ -283,13 +285,16 @@ def test_the_words_are_those_that_the_code_knows() -> None:
     def words(annotation: Any) -> set[Any]:
         return set(typing.get_args(annotation))
 
-    found = {name: annotation for name, (annotation, _) in parameters(PSPNet).items()}
+    found = {name: annotation for name, (annotation, _) in parameters(build_pspnet).items()}
     assert words(found["depth"]) == set(STAGE_BLOCKS)
     assert words(found["stem"]) == set(STEMS)
     assert words(found["dilation"]) == set(DILATIONS)
     assert words(found["stride_on"]) == set(STRIDES_ON)
     assert words(found["pooling"]) == set(POOLINGS)
     assert words(found["execution"]) == set(EXECUTIONS)
+    parts = typing.get_type_hints(_Model)
+    assert words(parts["head"]) == set(HEADS)
+    assert words(parts["fusion"]) == set(FUSIONS)
     assert distinct([1, 2, 3])
     assert not distinct([1, 1])
     assert set(REDUCTIONS) == {"global", "rank"}

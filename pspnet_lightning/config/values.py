@@ -63,8 +63,12 @@ class _Data(TypedDict):
 
 
 class _Model(TypedDict):
-    """Keys of the ``model`` node beside the network's own arguments."""
+    """Keys of the ``model`` node beside the network's own arguments; its parts, where they are no nodes."""
 
+    backbone: Annotated[str, MinLen(1)] | None
+    head: Literal["pyramid", "fcn", "aspp", "uper"]
+    fusion: Literal["concat", "sum", "gate", "attention"]
+    auxiliary: bool
     in_channels: Annotated[int, Ge(1)] | None
     pretrained: bool | Annotated[str, MinLen(1)] | None
 
