@@ -172,11 +172,8 @@ def build_model(node: Mapping[str, Any], spec: DataSpec, *, pretrained: bool = T
     """
     plain = network_node(node)
     weights = as_plain(node).get("pretrained", False)
-    if (
-        "_target_" in plain
-        and plain.get("in_channels") is None
-        and "in_channels" in inspect.signature(target_of(plain, "model")).parameters
-    ):
+    known = {*plain, *inspect.signature(target_of(plain, "model")).parameters}
+    if "in_channels" in known and plain.get("in_channels") is None:
         plain["in_channels"] = len(spec.mean)
     check_keys(plain, "model", extra={"num_classes": spec.num_classes})
     arguments = {key: value for key, value in checked_node(plain, "model").items() if key != "_target_"}
