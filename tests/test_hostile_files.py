@@ -28,7 +28,7 @@ from pspnet_lightning.data import limits
 from pspnet_lightning.data.encodings import BinaryLabels, ColourLabels
 from pspnet_lightning.data.rasters import TiffRows, image_size
 from pspnet_lightning.data.reading import read_any, read_image, read_raw_label
-from pspnet_lightning.models import PSPNet, load_imagenet_weights
+from pspnet_lightning.models import build_pspnet, load_imagenet_weights
 from pspnet_lightning.runs.checkpoint_io import latest_checkpoint
 
 
@@ -105,7 +105,7 @@ def test_a_file_that_is_no_checkpoint(name: str, tmp_path: Path, monkeypatch: py
     assert latest_checkpoint(tmp_path) is None
     (tmp_path / "weights.pth").write_bytes(content)
     with pytest.raises(ValueError, match=r"weights\.pth"):
-        load_imagenet_weights(PSPNet(2, depth=18, stem="plain", width=8), file="weights.pth")
+        load_imagenet_weights(build_pspnet(2, depth=18, stem="plain", width=8), file="weights.pth")
     assert not (tmp_path / "ran").exists()
 
 
