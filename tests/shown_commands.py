@@ -53,7 +53,9 @@ def _of_page(text: str) -> Iterator[str]:
         elif fenced or (re.match(r" {4}", line) and _FIRST.match(line.strip())):
             yield line.strip().removeprefix("$ ")
         else:
-            yield from (code.strip() for code in re.findall(r"`([^`]+)`", line))
+            # A console script alone is a name in a sentence.
+            code = (words.strip() for words in re.findall(r"`([^`]+)`", line))
+            yield from (words for words in code if not re.fullmatch(r"pspnet-\w+", words))
 
 
 def _of_yaml(text: str) -> Iterator[str]:
