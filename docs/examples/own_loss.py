@@ -8,7 +8,7 @@ from torch import Tensor, nn
 class PolyLoss(nn.Module):
     """Poly-1 of Leng et al., "PolyLoss", ICLR 2022: mean over valid pixels of CE + epsilon (1 - p of the true class).
 
-    Logits are (N, K, H, W), the target int64 (N, H, W). For training on several devices loss.reduction=rank.
+    Logits are (N, K, H, W), the target int64 (N, H, W).
     """
 
     def __init__(self, ignore_index: int, epsilon: float = 1.0) -> None:
