@@ -56,6 +56,10 @@ CALLED = {
     "PATH": "best.ckpt",
     "FILE": "photo.jpg",
     "DIR": "frames",
+    "A.ckpt": "best.ckpt",
+    "B.ckpt": "best.ckpt",
+    "LABELS": "labels",
+    "OTHERS": "labels",
     "GLOB": "frames/*.jpg",
     "VIDEO": "drive.mp4",
     "FRAMES": "frames",
@@ -233,6 +237,8 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("ade20k", "camvid", "cityscapes"):
         MINIATURES[name](folder / "sets" / name)
     camvid_test(folder / "sets" / "camvid")
+    for number in range(2):
+        save(blocks([0, 3, 10], number), folder / "labels" / f"{number}.png")
     for number in range(10):
         label = blocks([0, 1], number)
         save(picture(label), folder / "sets" / "folder" / "images" / f"{number}.png")

@@ -14,10 +14,11 @@ import scipy.stats
 from conftest import SMALL, Run
 from sweep_folder import SCORES, write_run, write_sweep
 
+from pspnet_lightning.metrics.intervals import student
 from pspnet_lightning.report import gather, headline, verdict, write_report
 from pspnet_lightning.report.charts import nice_ticks, whole_ticks
 from pspnet_lightning.report.tables import comparison_words, job_facts, spent
-from pspnet_lightning.runs.differences import holm, student
+from pspnet_lightning.runs.differences import holm
 
 
 @pytest.fixture
@@ -28,11 +29,10 @@ def sweep(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("freedom", [1, 2, 3.7, 30, 101])
 def test_intervals_and_p_values_are_scipys(freedom: float) -> None:
     for mean in (0.0, 0.1, -1.0, 2.5, 12.0):
-        low, high, p = student(mean, 2.0, freedom)
-        assert p == pytest.approx(2 * scipy.stats.t.sf(abs(mean / 2), freedom), abs=1e-12)
-        assert (low, high) == pytest.approx(scipy.stats.t.interval(0.95, freedom, mean, 2.0), rel=1e-9)
-    assert student(0.0, 0.0, freedom) == (0.0, 0.0, 1.0)
-    assert student(0.1, 0.0, freedom) == (0.1, 0.1, 0.0)
+        found = student(mean, 2.0, freedom)
+        assert found.p == pytest.approx(2 * scipy.stats.t.sf(abs(mean / 2), freedom), abs=1e-12)
+        assert (found.low, found.high) == pytest.approx(scipy.stats.t.interval(0.95, freedom, mean, 2.0), rel=1e-9)
+    assert (student(0.0, 0.0, freedom).p, student(0.1, 0.0, freedom).p) == (1.0, 0.0)
 
 
 def test_holm_adjusts_as_by_hand() -> None:

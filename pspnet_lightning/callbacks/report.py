@@ -5,28 +5,41 @@ from __future__ import annotations
 import csv
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
+from torch import Tensor
 
+from pspnet_lightning.callbacks.gather import gather_arrays
 from pspnet_lightning.data import DataSpec
+from pspnet_lightning.data.folds import group_names
 from pspnet_lightning.disk import despite_full_disk
-from pspnet_lightning.metrics import all_conventions, scores
-from pspnet_lightning.runs.json_files import write_json
-from pspnet_lightning.visualize import class_table, confusion_picture, confusion_shares, plot_curves, save_png
+from pspnet_lightning.metrics import count_pairs
+from pspnet_lightning.runs.evaluation import Counted, image_counts, packed, unpacked, write_results
+from pspnet_lightning.visualize import plot_curves
 
 
 class RunReport(Callback):
     """Writes ``curves.png`` (at most once a minute, and at the end) and, after ``trainer.validate``, the results.
 
     ``results.json`` holds mIoU, mAcc, aAcc, per-class IoU and accuracy, the rule by which absent
-    classes are treated, and the same confusion matrix under the other code bases' rules.
+    classes are treated, the same confusion matrix under the other code bases' rules, and 95 % intervals over the
+    images. ``images.npz`` holds each image's own confusion matrix. ``group`` is ``data.group``, see ``FoldSource``:
+    intervals are over whole groups where it is given.
     """
 
-    def __init__(self, dirpath: str) -> None:
+    def __init__(self, dirpath: str, group: str | None = None) -> None:
         self.folder = Path(dirpath)
         self._drawn = time.monotonic()
+        self.group = group
+        self._images: dict[int, Counted] = {}
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if self.group is not None and trainer.datamodule is not None:  # type: ignore[attr-defined]
+            # A pattern that does not fit is told before any time is spent.
+            data = trainer.datamodule.split("test" if stage == "test" else "val")  # type: ignore[attr-defined]
+            group_names([data.name(index) for index in range(len(data))], self.group)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         # Drawing takes a second: too much after each epoch of a small run.
@@ -45,6 +58,31 @@ class RunReport(Callback):
             with despite_full_disk(self.folder / "curves.png"):
                 plot_curves(rows, self.folder / "curves.png")
 
+    def on_test_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if trainer.state.fn not in ("validate", "test"):
+            return
+        spec = DataSpec.from_dict(cast(Any, pl_module).description["spec"])
+        for group, predictions in zip(batch, outputs["predictions"], strict=True):
+            for index, name, prediction, target in zip(
+                group["index"].tolist(), group["name"], predictions, group["label"], strict=True
+            ):
+                confusion = count_pairs(prediction, target, spec.num_classes, spec.ignore_index).cpu()
+                self._images[index] = Counted.of(name, confusion)
+                self._image(index, confusion, prediction, target)
+
+    on_validation_batch_end = on_test_batch_end
+
+    def _image(self, index: int, confusion: Tensor, prediction: Tensor, target: Tensor) -> None:
+        """For subclasses: one image has been counted."""
+
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.state.fn == "validate":
             self._results(trainer, pl_module, "val")
@@ -54,26 +92,14 @@ class RunReport(Callback):
 
     def _results(self, trainer: L.Trainer, pl_module: Any, split: str) -> None:
         confusion = pl_module.confusion.compute().cpu()
-        if not trainer.is_global_zero:
-            return
-        spec = DataSpec.from_dict(pl_module.description["spec"])
-        result = scores(confusion)
-        content = {
-            "split": split,
-            "data": spec.name,
-            **result.to_dict(),
-            "classes": list(spec.classes),
-            "palette": [list(colour) for colour in spec.palette],
-            "conventions": all_conventions(confusion),
-            "confusion": confusion.tolist(),
-            **self.details(),
-        }
-        write_json(content, self.folder / "results.json")
-        shares = confusion_shares(confusion.numpy())
-        save_png(confusion_picture(shares, spec.classes), self.folder / "confusion.png")
-        from rich import get_console  # the bar's own: above it, not into it
-
-        get_console().print(class_table(result, spec.classes))
+        images: dict[int, Counted] = {}
+        for part in gather_arrays(packed(self._images), pl_module.device):
+            images.update(unpacked(part))
+        self._images = {}
+        if trainer.is_global_zero:
+            spec = DataSpec.from_dict(pl_module.description["spec"])
+            counts = image_counts(images, spec.classes, self.group)
+            write_results(self.folder, split, spec, confusion, counts, self.details())
 
     def details(self) -> dict[str, Any]:
         """What else ``results.json`` holds."""

@@ -1,10 +1,16 @@
-"""`pspnet-evaluate checkpoint=PATH`: scores a checkpoint on a split; model and data come from the file alone."""
+"""`pspnet-evaluate checkpoint=PATH`: scores a checkpoint on a split; model and data come from the file alone.
+
+`against=` compares it with another checkpoint, or with the results of one, over the same images. With `predictions=DIR
+data=...` instead of a checkpoint it scores label maps of any framework.
+"""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +19,32 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig, OmegaConf
+from rich import get_console
 
 from pspnet_lightning.callbacks import EvaluationReport, SavePredictions, progress_bar
-from pspnet_lightning.config import as_plain, build, build_eval_data, check_config, settle_precision
+from pspnet_lightning.config import as_plain, build, build_eval_data, build_source, check_config, settle_precision
 from pspnet_lightning.config.evaluation import build_protocol, sha256_of, shown_protocol
 from pspnet_lightning.config.trusted import StoredConfig
-from pspnet_lightning.data import DataSpec
+from pspnet_lightning.data import DataSpec, SegmentationDataset
 from pspnet_lightning.data.submission import prediction_files
 from pspnet_lightning.disk import clear_parts
-from pspnet_lightning.launch.app import interruptible, shown
+from pspnet_lightning.inference import SlidingWindow
+from pspnet_lightning.launch.app import interruptible, shown, track
 from pspnet_lightning.launch.job import Job
 from pspnet_lightning.launch.locks import locked
 from pspnet_lightning.launch.outside import match_devices, ranks_of
 from pspnet_lightning.launch.ranks import start
+from pspnet_lightning.metrics import BoundaryScores, ImageCounts, SegmentationScores, paired_intervals
+from pspnet_lightning.report.against import against_content, against_lines, against_table
 from pspnet_lightning.runs.checkpoint import rebuild, spec_of, stored_config
+from pspnet_lightning.runs.image_counts import NAME as COUNTS
+from pspnet_lightning.runs.image_counts import read_image_counts
+from pspnet_lightning.runs.jobs import read_json
+from pspnet_lightning.runs.json_files import write_json
+from pspnet_lightning.runs.predictions import find_predictions
+from pspnet_lightning.runs.referee import judge
 from pspnet_lightning.terminal import animated
-from pspnet_lightning.training.datamodule import SegmentationDataModule
+from pspnet_lightning.training.module import SegmentationModule
 
 _METHODS = {"val": "validate", "test": "test"}
 
@@ -47,10 +63,76 @@ def evaluate(cfg: DictConfig) -> float:
     folder = Path(HydraConfig.get().runtime.output_dir)
     job = Job("pspnet_lightning.cli.evaluate.evaluate")
     mine = locked(folder, f"folder {shown(folder)}", "give another hydra.run.dir=...") if job.leads else nullcontext()
-    with mine, job:
+    with mine:
         if job.leads:
-            clear_parts(folder, "predictions")
-        return _evaluate(cfg, folder, job)
+            clear_parts(folder, "predictions", "against")
+        if cfg.predictions is not None:
+            return _referee(cfg, folder)
+        with job:
+            return _evaluate(cfg, folder, job)
+
+
+def _referee(cfg: DictConfig, folder: Path) -> float:
+    """Scores label maps that are there already, of whatever framework."""
+    check_config(cfg, "evaluate")
+    if OmegaConf.select(cfg, "checkpoint", throw_on_missing=False) is not None:
+        raise ValueError("checkpoint=... and predictions=... are two ways to say what is scored; give one of them")
+    node = as_plain(cfg.data)
+    if "_target_" not in node:
+        raise ValueError(f"predictions={cfg.predictions!r} are of which data set? Give data=NAME data.root=...")
+    data = build_source(node)(cfg.split)
+    if not data.labelled:
+        raise ValueError(f"the labels of the {cfg.split} split of {data.spec.name} are not public: nothing to score")
+    result = _judge(cfg, folder, cfg.predictions, data, node.get("group"))
+    if cfg.against is not None:
+        other = read_image_counts(Path(cfg.against))
+        if other is None and not Path(cfg.against).is_dir():
+            raise ValueError(
+                f"against={cfg.against!r} is no folder, of label maps or with the {COUNTS} of an evaluation"
+            )
+        if other is None:
+            (folder / "against").mkdir(exist_ok=True)
+            _judge(cfg, folder / "against", cfg.against, data, node.get("group"))
+        _compare(folder, cfg.against, other, data.spec.classes)
+    return float(result.miou)
+
+
+def _judge(
+    cfg: DictConfig, folder: Path, predictions: str, data: SegmentationDataset, group: str | None
+) -> SegmentationScores:
+    found = find_predictions(Path(predictions), data, cfg.coding)
+    record = {
+        "predictions": {"folder": predictions, "coding": found.coding, "further_files": len(found.extra)},
+        "overrides": list(HydraConfig.get().overrides.task),
+    }
+    result, _ = judge(
+        folder,
+        found,
+        data,
+        cfg.split,
+        record=record,
+        pictures=cfg.evaluation.pictures,
+        group=group,
+        boundary=_boundary(cfg, data.spec),
+        progress=partial(track, text=f"scoring {predictions}"),
+    )
+    print(f"{predictions} on {data.spec.name} {cfg.split}: {len(data)} label maps, coding {found.coding}")
+    if found.extra:
+        print(f"note: {len(found.extra)} further files belong to no image of the split, such as {found.extra[0].name}")
+    print(_scores(result, folder))
+    print(f"written: {shown(folder / 'results.json')}", flush=True)
+    return result
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A network that is to be scored, and where its results go."""
+
+    path: str
+    folder: Path
+    module: SegmentationModule
+    protocol: SlidingWindow
+    report: EvaluationReport
 
 
 def _evaluate(cfg: DictConfig, folder: Path, job: Job) -> float:
@@ -58,27 +140,88 @@ def _evaluate(cfg: DictConfig, folder: Path, job: Job) -> float:
     settle_precision(cfg)
     match_devices(cfg)
     config, content = stored_config(cfg.checkpoint, cfg.trust)
-    trained = spec_of(content)
-    data = _data(cfg, config, trained)
+    node = _data_node(cfg, config)
+    data = build_eval_data(node, spec_of(content), seed=config.get("seed", 0))
     split = data.split(cfg.split)
-    _check_classes(cfg, trained, split.spec, note=job.leads)
     if (ranks := ranks_of(cfg) or 1) > len(split):
         raise ValueError(
             f"trainer.devices={cfg.trainer.devices}: {ranks} processes for the {len(split)} images of the {cfg.split} "
             f"split; take at most {len(split)}"
         )
-    if not split.labelled and not cfg.evaluation.save_predictions:
+    if not split.labelled and (cfg.against is not None or not cfg.evaluation.save_predictions):
         raise ValueError(
             f"the labels of the {cfg.split} split of {split.spec.name} are not public, there is nothing to score; "
             f"evaluation.save_predictions=true writes the PNGs for its server"
         )
+    group = node.get("group")
+    candidates = [_candidate(cfg, cfg.checkpoint, (config, content), split, folder, group, note=job.leads)]
+    other = None
+    if cfg.against is not None and Path(cfg.against).is_dir():
+        other = read_image_counts(Path(cfg.against))
+        if other is None:
+            raise ValueError(f"against={cfg.against!r} holds no {COUNTS}: evaluate its checkpoint again")
+    elif cfg.against is not None:
+        against = stored_config(cfg.against, cfg.trust)
+        below = folder / "against"
+        candidates.append(_candidate(cfg, cfg.against, against, split, below, group, note=job.leads))
+    bar = animated(sys.stdout) and cfg.trainer.get("enable_progress_bar", True)
+    rest: list[Callback] = [progress_bar()] if bar else []
+    trainer: L.Trainer = build(
+        {**as_plain(cfg.trainer), "enable_progress_bar": bar},
+        "trainer",
+        callbacks=rest,
+        default_root_dir=str(folder),
+        use_distributed_sampler=False,
+    )
+    job.adopt(trainer, as_plain(cfg))
+    job.join(trainer)
+    files = prediction_files(split, cfg.split) if cfg.evaluation.save_predictions else None
+    standing = list(trainer.callbacks)  # type: ignore[attr-defined]
+    for one in candidates:
+        own: list[Callback] = [one.report]
+        if files is not None:
+            own.append(SavePredictions(str(one.folder / "predictions"), files))
+        if trainer.is_global_zero:
+            one.folder.mkdir(exist_ok=True)
+        trainer.callbacks = [*own, *standing]  # type: ignore[attr-defined]
+        with interruptible():
+            getattr(trainer, _METHODS[cfg.split])(one.module, datamodule=data, verbose=False)
+        result = one.module.val_scores
+        assert result is not None
+        if trainer.is_global_zero:
+            print(f"{one.path} on {split.spec.name} {cfg.split}: {shown_protocol(one.protocol)}")
+            if split.labelled:
+                print(_scores(result, one.folder))
+            if files is not None:
+                print(f"{shown(one.folder / 'predictions')}: {files.format}")
+            print(f"written: {shown(one.folder / 'results.json')}", flush=True)
+    if cfg.against is not None and trainer.is_global_zero:
+        _compare(folder, cfg.against, other, split.spec.classes)
+    first = candidates[0].module.val_scores
+    assert first is not None
+    return float(first.miou)
+
+
+def _candidate(
+    cfg: DictConfig,
+    path: str,
+    stored: tuple[StoredConfig, dict[str, Any]],
+    split: SegmentationDataset,
+    folder: Path,
+    group: str | None,
+    *,
+    note: bool,
+) -> _Candidate:
+    config, content = stored
+    trained = spec_of(content)
+    _check_classes(path, trained, split.spec, note=note)
     # The other data set's classes by name and colour; what the network was trained on stays as it is.
     spec = replace(split.spec, mean=trained.mean, std=trained.std)
-    module = rebuild(config, content, cfg.checkpoint, model=_model_overrides(cfg), spec=spec).prepare_for_inference()
+    module = rebuild(config, content, path, model=_model_overrides(cfg), spec=spec).prepare_for_inference()
     protocol = build_protocol(cfg.evaluation, config, spec.name)
     module.protocol = None if protocol.is_one_pass else protocol
     record = {
-        "checkpoint": {"path": str(cfg.checkpoint), "sha256": sha256_of(cfg.checkpoint)},
+        "checkpoint": {"path": str(path), "sha256": sha256_of(path)},
         "protocol": {
             "name": HydraConfig.get().runtime.choices["evaluation"],
             **protocol.to_dict(),
@@ -86,40 +229,50 @@ def _evaluate(cfg: DictConfig, folder: Path, job: Job) -> float:
         },
         "overrides": list(HydraConfig.get().overrides.task),
     }
-    callbacks: list[Callback] = [EvaluationReport(str(folder), split, record, cfg.evaluation.pictures)]
-    if cfg.evaluation.save_predictions:
-        files = prediction_files(split, cfg.split)
-        callbacks.append(SavePredictions(str(folder / "predictions"), files))
-    bar = animated(sys.stdout) and cfg.trainer.get("enable_progress_bar", True)
-    if bar:
-        callbacks.append(progress_bar())
-    trainer: L.Trainer = build(
-        {**as_plain(cfg.trainer), "enable_progress_bar": bar},
-        "trainer",
-        callbacks=callbacks,
-        default_root_dir=str(folder),
-        use_distributed_sampler=False,
+    report = EvaluationReport(str(folder), split, record, cfg.evaluation.pictures, group, _boundary(cfg, split.spec))
+    return _Candidate(path, folder, module, protocol, report)
+
+
+def _boundary(cfg: DictConfig, spec: DataSpec) -> BoundaryScores | None:
+    ratio = cfg.evaluation.boundary
+    if ratio is None:
+        return None
+    return BoundaryScores(spec.num_classes, spec.ignore_index, ratio, tuple(cfg.evaluation.trimap))
+
+
+def _scores(result: SegmentationScores, folder: Path) -> str:
+    """One line; the interval is what stands in results.json."""
+    found = read_json(folder / "results.json")["intervals"]
+    low, high = found["miou"]
+    between = "" if low is None else f" [{low:.4f}, {high:.4f}]"
+    results = read_json(folder / "results.json")
+    boundary = f"\nBoundary IoU {results['boundary']['miou']:.4f}" if "boundary" in results else ""
+    return (
+        f"mIoU {result.miou:.4f}{between}, mAcc {result.macc:.4f}, aAcc {result.aacc:.4f}; rule {result.rule!r}; in "
+        f"brackets 95 % over {found['units']} {found['unit']}s{boundary}"
     )
-    job.adopt(trainer, as_plain(cfg))
-    job.join(trainer)
-    with interruptible():
-        getattr(trainer, _METHODS[cfg.split])(module, datamodule=data, verbose=False)
-    assert module.val_scores is not None
-    result = module.val_scores
-    if trainer.is_global_zero:
-        print(f"{cfg.checkpoint} on {spec.name} {cfg.split}: {shown_protocol(protocol)}")
-        if split.labelled:
-            print(f"mIoU {result.miou:.4f}, mAcc {result.macc:.4f}, aAcc {result.aacc:.4f}; rule {result.rule!r}")
-        if cfg.evaluation.save_predictions:
-            print(f"{shown(folder / 'predictions')}: {files.format}")
-        print(f"written: {shown(folder / 'results.json')}", flush=True)
-    return float(result.miou)
 
 
-def _data(cfg: DictConfig, config: StoredConfig, trained: DataSpec) -> SegmentationDataModule:
+def _compare(folder: Path, against: str, other: ImageCounts | None, classes: Sequence[str]) -> None:
+    """Prints the paired comparison and adds it to results.json. ``other``: None where it was scored just now."""
+    own = read_image_counts(folder)
+    other = read_image_counts(folder / "against") if other is None else other
+    assert own is not None
+    assert other is not None
+    try:
+        found = paired_intervals(own, other)
+    except ValueError as error:
+        raise ValueError(f"against={against!r} cannot be compared: {error}") from error
+    results = read_json(folder / "results.json")
+    write_json({**results, "against": {"path": against, **against_content(found, classes)}}, folder / "results.json")
+    get_console().print(against_table(found, classes))
+    print("\n".join(against_lines(found, against)), flush=True)
+
+
+def _data_node(cfg: DictConfig, config: StoredConfig) -> dict[str, Any]:
     chosen = HydraConfig.get().runtime.choices.get("data")
-    node = as_plain(cfg.data) if chosen else {**config.node("data"), **as_plain(cfg.data)}
-    return build_eval_data(node, trained, seed=config.get("seed", 0))
+    plain: dict[str, Any] = as_plain(cfg.data)
+    return plain if chosen else {**config.node("data"), **plain}
 
 
 def _model_overrides(cfg: DictConfig) -> dict[str, Any]:
@@ -135,10 +288,10 @@ def _model_overrides(cfg: DictConfig) -> dict[str, Any]:
     return {key.removeprefix("model."): as_plain(OmegaConf.select(cfg, key)) for key in keys if key[:6] == "model."}
 
 
-def _check_classes(cfg: DictConfig, trained: DataSpec, spec: DataSpec, *, note: bool) -> None:
+def _check_classes(path: str, trained: DataSpec, spec: DataSpec, *, note: bool) -> None:
     if spec.num_classes != trained.num_classes:
         raise ValueError(
-            f"checkpoint {cfg.checkpoint!r} answers {trained.num_classes} classes, "
+            f"checkpoint {path!r} answers {trained.num_classes} classes, "
             f"the data set {spec.name} has {spec.num_classes}"
         )
     if note and spec.classes != trained.classes:

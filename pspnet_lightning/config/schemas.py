@@ -107,6 +107,8 @@ class EvaluationConfig(ProtocolConfig):
 
     save_predictions: bool
     pictures: Pictures
+    boundary: Annotated[float, Interval(gt=0, le=0.5)] | None
+    trimap: list[Annotated[int, Interval(ge=0)]]
 
 
 @dataclass
@@ -114,6 +116,9 @@ class EvaluateConfig:
     """The top level of ``evaluate.yaml``."""
 
     checkpoint: Text
+    predictions: Text | None
+    coding: Literal["classes", "labels", "colours", "minus_one", "plus_one"] | None
+    against: Text | None
     split: Literal["val", "test"]
     data: Overrides
     model: Overrides

@@ -1,12 +1,31 @@
-"""Scores by a named rule, all from one confusion matrix."""
+"""Scores by a named rule, all from one confusion matrix; intervals from those of the images."""
 
+from pspnet_lightning.metrics.boundary import BoundaryScores
+from pspnet_lightning.metrics.image_counts import ImageCounts
+from pspnet_lightning.metrics.intervals import Interval, ScoreIntervals, paired_intervals, score_intervals, units_needed
 from pspnet_lightning.metrics.scores import (
     RULES,
     ConfusionMatrix,
     SegmentationScores,
     all_conventions,
+    class_statistics,
     count_pairs,
     scores,
 )
 
-__all__ = ["RULES", "ConfusionMatrix", "SegmentationScores", "all_conventions", "count_pairs", "scores"]
+__all__ = [
+    "RULES",
+    "BoundaryScores",
+    "ConfusionMatrix",
+    "ImageCounts",
+    "Interval",
+    "ScoreIntervals",
+    "SegmentationScores",
+    "all_conventions",
+    "class_statistics",
+    "count_pairs",
+    "paired_intervals",
+    "score_intervals",
+    "scores",
+    "units_needed",
+]

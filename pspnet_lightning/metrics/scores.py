@@ -99,6 +99,23 @@ def scores(confusion: Tensor, rule: str = "present") -> SegmentationScores:
     )
 
 
+def class_statistics(confusion: Tensor) -> dict[str, list[float]]:
+    """Dice (F1), precision, recall and specificity of each class, in 0..1.
+
+    Not-a-number where there is nothing to divide by: Dice of a class that occurs nowhere, precision of one that is
+    never predicted, recall of one without labels, specificity of one that all pixels have.
+    """
+    matrix = confusion.double()
+    right, labelled, predicted = matrix.diag(), matrix.sum(1), matrix.sum(0)
+    others = matrix.sum() - labelled
+    return {
+        "dice": (2 * right / (labelled + predicted)).tolist(),
+        "precision": (right / predicted).tolist(),
+        "recall": (right / labelled).tolist(),
+        "specificity": ((others - (predicted - right)) / others).tolist(),
+    }
+
+
 def all_conventions(confusion: Tensor) -> dict[str, dict[str, float]]:
     """mIoU and mAcc of one matrix under the rules of other code bases, by their names.
 

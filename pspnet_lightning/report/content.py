@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import statistics
 from collections.abc import Mapping
@@ -9,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from pspnet_lightning.metrics import Interval
 from pspnet_lightning.report.pictures import PictureRow, picture_rows
 from pspnet_lightning.runs import (
     REPETITIONS,
@@ -24,8 +26,10 @@ from pspnet_lightning.runs import (
     read_sweep,
     swept_keys,
 )
+from pspnet_lightning.runs.differences import class_differences, holm
 from pspnet_lightning.runs.fields import printable
 from pspnet_lightning.runs.jobs import as_text, look_up, parse_overrides, read_json
+from pspnet_lightning.runs.sweep_images import SweepImages
 
 # Scores between 0 and 1 that are shown in per cent.
 _SHARES = ("miou", "macc", "aacc")
@@ -141,7 +145,12 @@ class Content:
     @cached_property
     def comparisons(self) -> dict[int, Comparison]:
         """By ``id`` of the group: how it compares with the reference; see ``runs.compare``."""
-        return {id(item.difference.group): item for item in compare(self.groups, self.mode)}
+        return {id(item.difference.group): item for item in compare(self.groups, self.mode, self.images)}
+
+    @cached_property
+    def images(self) -> SweepImages:
+        """What the runs kept of their single images."""
+        return SweepImages(self.groups, self.metric)
 
     @cached_property
     def to_paper(self) -> bool:
@@ -177,6 +186,17 @@ class Content:
                 means.append(100 * statistics.fmean(values) if values else None)
             rows.append(ClassRow(name, tuple(means)))
         return rows
+
+    @cached_property
+    def class_differences(self) -> dict[int, list[tuple[Interval, float]]]:
+        """By ``id`` of the group: each class's difference to the reference, and p after Holm's adjustment over all."""
+        found = {key: class_differences(item.difference, self.images) for key, item in self.comparisons.items()}
+        tested = [(key, index) for key, row in found.items() for index, item in enumerate(row) if item.p == item.p]
+        adjusted = dict(zip(tested, holm([found[key][index].p for key, index in tested]), strict=True))
+        return {
+            key: [(item, adjusted.get((key, index), math.nan)) for index, item in enumerate(row)]
+            for key, row in found.items()
+        }
 
     @cached_property
     def palette(self) -> dict[str, tuple[int, int, int]]:

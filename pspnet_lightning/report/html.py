@@ -11,6 +11,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
+from pspnet_lightning.metrics import Interval
+from pspnet_lightning.metrics.intervals import LEVEL
 from pspnet_lightning.report.charts import colour_of, line_chart, strip
 from pspnet_lightning.report.content import Content, Series
 from pspnet_lightning.report.tables import comparison_words, gigabytes, job_facts, spent
@@ -111,11 +113,12 @@ def _heat(content: Content) -> list[dict[str, Any]]:
             base = None if other is None else row.iou[other]
             differences.append(None if own is None or base is None or other == index else own - base)
         rows.append((row, differences))
+    tests = [content.class_differences.get(id(group), []) for group in content.scored]
     largest = max([_FULL, *(abs(d) for _, differences in rows for d in differences if d is not None)])
     shown_rows = []
-    for row, differences in rows:
+    for index, (row, differences) in enumerate(rows):
         cells = []
-        for iou, change in zip(row.iou, differences, strict=True):
+        for iou, change, tested in zip(row.iou, differences, tests, strict=True):
             if columns == 1 and iou is not None:
                 style = _tint(_UP, iou / 100)
             elif change is not None:
@@ -127,10 +130,16 @@ def _heat(content: Content) -> list[dict[str, Any]]:
                     "iou": "absent" if iou is None else f"{iou:.1f}",
                     "change": "" if change is None else f"{change:+.1f}",
                     "style": style,
+                    "bounds": _bounds(tested[index][0]) if change is not None and tested else "",
+                    "shown": change is not None and bool(tested) and tested[index][1] <= LEVEL,
                 }
             )
         shown_rows.append({"name": row.name, "cells": cells})
     return shown_rows
+
+
+def _bounds(item: Interval) -> str:
+    return "" if item.low != item.low else f"95 %: {100 * item.low:+.1f} to {100 * item.high:+.1f}"
 
 
 def _reference_column(content: Content, group: Group) -> int | None:

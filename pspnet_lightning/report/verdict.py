@@ -46,6 +46,8 @@ def verdict(content: Content) -> list[str]:
             "Each setting was run once: a difference may be chance, and nothing here can tell. Sweep seeds too "
             "(seed=0,1,2), or folds (data.folds=5 data.fold=0,1,2,3,4)."
         )
+        if any(item.difference.units for item in content.comparisons.values()):
+            lines += _differences(content)
     elif not content.comparisons:
         lines.append(
             "No other setting has finished the same seeds and folds: differences from it cannot be told from chance."
@@ -91,23 +93,34 @@ def status(item: Comparison) -> str:
     n = item.difference.n
     if item.shown:
         return "shown"
+    if item.adjusted is None and item.difference.units:
+        return f"one pair of runs shows nothing; the interval is over its {item.difference.units} images alone"
     if item.adjusted is None:
         return "one pair of runs shows nothing"
-    needed = item.pairs_needed
-    more = "further pairs of this kind would hardly show it" if needed is None else f"about {max(needed, n + 1)} would"
-    return f"not shown with {n} pairs; {more}"
+    pairs, images = item.pairs_needed, item.images_needed
+    ways = [f"{max(pairs, n + 1)} pairs"] if pairs is not None else []
+    ways += [f"{images} images"] if images is not None else []
+    more = f"about {' or '.join(ways)} would" if ways else "more of this kind would hardly show it"
+    over = f" over {item.difference.units} images" if item.difference.units else ""
+    return f"not shown with {n} pairs{over}; {more}"
 
 
 def method(content: Content) -> str:
     """How differences are computed and what "shown" means, for below a table."""
     comparisons = next((item.comparisons for item in content.comparisons.values()), 0)
     family = "" if content.to_paper else ", all pairs of settings, as the best one is chosen by its score"
+    images = (
+        " and the choice of the validation images (bootstrap), jointly after Howe"
+        if any(item.difference.units for item in content.comparisons.values())
+        else ""
+    )
+    unread = "".join(f" {message}." for message in content.images.unread)
     return (
         f"Differences are to {content.reference}, paired over the seeds and folds that both finished, with their 95 % "
-        f"intervals by Student's t, between folds with the correction of Nadeau & Bengio (2003) for their common "
-        f"training images. A difference is shown where p is at most 0.05 after Holm's adjustment for "
+        f"intervals by Student's t over the pairs{images}, between folds with the correction of Nadeau & Bengio (2003) "
+        f"for their common training images. A difference is shown where p is at most 0.05 after Holm's adjustment for "
         f"{comparisons} {'comparison' if comparisons == 1 else 'comparisons'}{family}. The number of pairs that would "
-        f"show it holds in four of five cases, if mean and spread stay as they are."
+        f"show it holds in four of five cases, if mean and spread stay as they are.{unread}"
     )
 
 

@@ -44,14 +44,21 @@ class Group:
     def label(self) -> str:
         return ", ".join(f"{key}={value}" for key, value in self.settings.items()) or "all jobs"
 
+    def jobs_by_repetition(self) -> dict[tuple[str, ...], list[Job]]:
+        """The jobs with a score of each (seed, fold)."""
+        found: dict[tuple[str, ...], list[Job]] = {}
+        for job in self.jobs:
+            if job.finished and not job.pruned and job.value(self.metric) is not None:
+                found.setdefault(tuple(job.setting(key) for key in REPETITIONS), []).append(job)
+        return found
+
     def by_repetition(self) -> dict[tuple[str, ...], float]:
         """The metric of each (seed, fold); jobs that repeat both are averaged."""
-        found: dict[tuple[str, ...], list[float]] = {}
-        for job in self.jobs:
-            value = job.value(self.metric)
-            if job.finished and not job.pruned and value is not None:
-                found.setdefault(tuple(job.setting(key) for key in REPETITIONS), []).append(value)
-        return {key: statistics.fmean(values) for key, values in found.items()}
+        found = {}
+        for key, jobs in self.jobs_by_repetition().items():
+            values = [job.value(self.metric) for job in jobs]
+            found[key] = statistics.fmean(value for value in values if value is not None)
+        return found
 
 
 def swept_keys(jobs: Sequence[Job]) -> list[str]:

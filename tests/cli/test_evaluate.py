@@ -123,11 +123,56 @@ def test_two_devices_count_each_image_once(command: Run, checkpoint: Path, tmp_p
     alone, _ = evaluated(command, tmp_path, *arguments)
     (tmp_path / "evaluated").rename(tmp_path / "alone")
     both, said = evaluated(command, tmp_path, "trainer.devices=2", *arguments)
-    for key in ("confusion", "miou", "counts", "worst", "best"):
+    for key in ("confusion", "miou", "counts", "worst", "best", "intervals"):
         assert both[key] == alone[key], key
     assert said.count("all pixels") == 1, "one table"
-    for name in ("images.csv", "worst.png", "best.png", *(f"predictions/{number}.png" for number in (6, 7, 8))):
+    for name in (
+        "images.csv",
+        "images.npz",
+        "worst.png",
+        "best.png",
+        *(f"predictions/{number}.png" for number in (6, 7, 8)),
+    ):
         assert (tmp_path / "evaluated" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes(), name
+
+
+def test_against_another_checkpoint_and_its_results(
+    command: Run, checkpoint: Path, small_list: Path, tmp_path: Path
+) -> None:
+    """The difference is that of the two scores; from the folder of the other's results it is the same."""
+    other = write_checkpoint(tmp_path / "other.ckpt", *list_arguments(small_list))
+    with torch.no_grad():
+        other.model.head.classifier.weight.mul_(-1)
+    content = torch.load(tmp_path / "other.ckpt", weights_only=True)
+    torch.save({**content, "state_dict": other.state_dict()}, tmp_path / "other.ckpt")
+    results, said = evaluated(command, tmp_path, "against=other.ckpt", "evaluation.save_predictions=true")
+    below = tmp_path / "evaluated" / "against"
+    second = json.loads((below / "results.json").read_text())
+    against = results["against"]
+    assert against["path"] == "other.ckpt"
+    assert (against["units"], against["unit"]) == (3, "image")
+    for name in ("miou", "macc", "aacc"):
+        assert against[name]["value"] == pytest.approx(results[name] - second[name], abs=1e-12)
+        assert against[name]["low"] < against[name]["value"] < against[name]["high"]
+    assert against["iou"][1]["value"] == pytest.approx(results["iou"][1] - second["iou"][1], abs=1e-12)
+    assert f"{100 * abs(against['miou']['value']):.2f} points" in said
+    assert "than other.ckpt [" in said
+    assert "another seed of either may turn out differently" in said
+    assert len(list((below / "predictions").iterdir())) == 3
+    low, high = results["intervals"]["miou"]
+    assert f"mIoU {results['miou']:.4f} [{low:.4f}, {high:.4f}]" in said
+    below.rename(tmp_path / "kept")
+    again, _ = evaluated(command, tmp_path, "against=kept")
+    assert {**again["against"], "path": ""} == {**against, "path": ""}
+
+
+def test_groups_are_the_units_of_the_interval(command: Run, checkpoint: Path, tmp_path: Path) -> None:
+    """Images 6, 7 and 8: three groups by their number, one by their suffix."""
+    results, _ = evaluated(command, tmp_path, r"data.group='([678])\.png'")
+    assert (results["intervals"]["unit"], results["intervals"]["units"]) == ("group", 3)
+    results, _ = evaluated(command, tmp_path, r"data.group='[678]\.(png)'")
+    assert (results["intervals"]["unit"], results["intervals"]["units"]) == ("group", 1)
+    assert results["intervals"]["miou"] == [None, None], "one group has no interval"
 
 
 EXPECTED_FILES = {
@@ -223,6 +268,9 @@ def test_a_test_split_without_labels_is_predicted_for_the_server(command: Run, n
         (["trainer.device=2"], "did you mean 'trainer.devices'?"),
         (["trainer.devices=65"], "65 processes for the 3 images of the val split; take at most 3"),
         (["data.num_workers=100000"], "data.num_workers=100000"),
+        (["against=set"], "against='set' holds no images.npz: evaluate its checkpoint again"),
+        (["against=gone.ckpt"], "gone.ckpt"),
+        (["data.group=sequence"], "data.group='sequence' does not match the image"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
