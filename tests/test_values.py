@@ -27,7 +27,8 @@ from pspnet_lightning.models.build import HEADS
 from pspnet_lightning.models.fusion import FUSIONS
 from pspnet_lightning.models.pyramid import EXECUTIONS, POOLINGS, distinct
 from pspnet_lightning.models.resnet import DILATIONS, STAGE_BLOCKS, STEMS, STRIDES_ON
-from pspnet_lightning.training.losses import _METHODS, REDUCTIONS
+from pspnet_lightning.training.losses import REDUCTIONS
+from pspnet_lightning.training.losses.class_weights import _METHODS
 
 if TYPE_CHECKING:
     from somewhere import Nobody
@@ -152,6 +153,8 @@ EXAMPLES = [
     ("train", "trainer.accumulate_grad_batches", [0], "a whole number of at least 1"),
     ("train", "optimizer.weight_decay", ["abc"], "a number of at least 0"),
     ("train", "loss.aux_weight", ["abc", -1], "a number of at least 0"),
+    ("train, a sum of losses", "loss.terms.dice.smooth", ["abc", -1], "a number of at least 0"),
+    ("train, a sum of losses", "loss.terms.dice.weight", [None, -1], "a number of at least 0"),
     ("train", "scheduler.power", [-1], "a number of at least 0"),
     ("train, ade20k", "data.root", [None], "a text"),
     ("evaluate", "evaluation.scales", [[1000], []], "a list of at least 1, each a number from 0.05 to 20"),

@@ -31,6 +31,7 @@ COMPOSED: dict[str, tuple[str, list[str]]] = {
         "train",
         [*TINY, "optimizer=adamw", "scheduler=constant", "loss=ohem", "augment=strong", "callbacks=ema"],
     ),
+    "train, a sum of losses": ("train", [*TINY, "loss=ce_dice"]),
     "train, in a sweep": ("train", [*TINY, "callbacks=pruning", "logger=wandb", "scheduler=cosine"]),
     "train, every 500 steps": ("train", [*TINY, "callbacks=every_steps", "trainer=ddp", "logger=tensorboard"]),
     "train, a folder": ("train", ["data=folder", *OWN]),
@@ -67,9 +68,11 @@ def composed(name: str, folder: Path) -> tuple[str, DictConfig]:
 
 
 def leaves(primary: str, cfg: DictConfig) -> list[Place]:
-    """Every value that is no node of others."""
-    found = places(OmegaConf.to_container(cfg, resolve=True), primary)
-    return [place for place in found if not (isinstance(place.value, dict) and "_target_" in place.value)]
+    """Every value that has no values below it of which something is known."""
+    found = list(places(OmegaConf.to_container(cfg, resolve=True), primary))
+    above = {place.key.rpartition(".")[0] for place in found}
+    above |= {key.rpartition(".")[0] for key in above}
+    return [place for place in found if place.key not in above]
 
 
 def changed(cfg: DictConfig, key: str, value: Any) -> DictConfig:

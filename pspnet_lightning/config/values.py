@@ -27,6 +27,7 @@ from pspnet_lightning.config.targets import find_object
 from pspnet_lightning.data.folds import FoldSource
 from pspnet_lightning.data.transforms import CropSize
 from pspnet_lightning.training.datamodule import SegmentationDataModule
+from pspnet_lightning.training.losses.terms import TERMS
 from pspnet_lightning.training.module import SegmentationModule
 
 _MISSING = "???"
@@ -112,6 +113,7 @@ _WIRING: dict[str, dict[str, Values | None]] = {
     "scheduler": _of_keys(_Factory),
 }
 _HYDRA = _of_keys(_Hydra)
+_WEIGHT = values_of(Annotated[float, Ge(0)])
 
 
 class Place(NamedTuple):
@@ -237,8 +239,17 @@ def _of_node(node: Mapping[str, Any], where: str, target: Callable[..., Any] | N
         values, default = (wiring[key], _NO_DEFAULT) if key in wiring else known.get(key, (None, _NO_DEFAULT))
         if isinstance(value, Mapping) and "_target_" in value:
             yield from _of_node(value, f"{where}.{key}", target_of(value, f"{where}.{key}"))
-        else:
-            yield Place(f"{where}.{key}", value, values, default)
+            continue
+        yield Place(f"{where}.{key}", value, values, default)
+        if (where, key) == ("loss", "terms") and isinstance(value, Mapping):
+            for name, options in value.items():
+                known_of_term = (
+                    {**_known(typing.cast(Callable[..., Any], TERMS[name])), "weight": (_WEIGHT, _NO_DEFAULT)}
+                    if name in TERMS
+                    else {}
+                )
+                for option, given in (options if isinstance(options, Mapping) else {}).items():
+                    yield Place(f"loss.terms.{name}.{option}", given, *known_of_term.get(option, (None, _NO_DEFAULT)))
 
 
 @functools.cache
