@@ -44,6 +44,7 @@ from pspnet_lightning.launch.sweep_job import run_job
 from pspnet_lightning.loggers.factories import finish, log_config, resume_from
 from pspnet_lightning.loggers.metrics_file import MetricsFile, RowsInCheckpoints
 from pspnet_lightning.runs.checkpoint import load_weights, read_checkpoint
+from pspnet_lightning.runs.initial import begin_with
 from pspnet_lightning.runs.record import RunRecord, last_line
 from pspnet_lightning.training.batchnorm import SyncBatchNormOnGPUs
 from pspnet_lightning.training.datamodule import SegmentationDataModule, share_of_batch
@@ -107,6 +108,10 @@ def _train(cfg: DictConfig, folder: Path, record: RunRecord, job: Job, preemptio
                 print(f"warning: {line}", flush=True)
     counting = partial(track, text="counting the classes") if record.write else silent
     module = build_module(cfg, data.spec, data=data, progress=counting)
+    if cfg.model.get("init") is not None and resume is None:
+        told = begin_with(module, cfg.model.init)
+        if record.write:
+            print(told, flush=True)
     # For the summary's operation counts: one crop.
     size = as_size(as_plain(cfg.data.crop_size))
     module.example_input_array = torch.zeros(1, len(data.spec.mean), *size, dtype=torch.uint8)

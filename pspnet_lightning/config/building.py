@@ -203,7 +203,7 @@ def _normalised_for(network: nn.Module, spec: DataSpec) -> DataSpec:
 def network_node(node: Mapping[str, Any]) -> dict[str, Any]:
     """A ``model`` node without what the wiring takes out of it, as this version names things."""
     # How a convolution is computed is no part of a network; checkpoints of version 0.1 have a key for it.
-    plain = {key: value for key, value in as_plain(node).items() if key not in ("pretrained", "winograd")}
+    plain = {key: value for key, value in as_plain(node).items() if key not in ("pretrained", "init", "winograd")}
     if plain.get("_target_") == _EARLIER_NETWORK:
         plain["_target_"] = _NETWORK
     return plain

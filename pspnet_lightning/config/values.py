@@ -72,6 +72,7 @@ class _Model(TypedDict):
     auxiliary: bool
     in_channels: Annotated[int, Ge(1)] | None
     pretrained: bool | Annotated[str, MinLen(1)] | None
+    init: Annotated[str, MinLen(1)] | None
 
 
 class _Loss(TypedDict):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from pspnet_lightning.models.backbone import Pretrainable
 from pspnet_lightning.models.pspnet import Composed
 from pspnet_lightning.models.weight_files import read_weight_file
 
+# A folder of weight files, for machines without a network.
+FOLDER = "PSPNET_WEIGHTS"
 _log = logging.getLogger(__name__)
 
 
@@ -21,7 +24,8 @@ def load_imagenet_weights(model: nn.Module, *, file: str | Path | None = None) -
 
     Without ``file`` the backbone fetches its own (``Pretrainable``); for images that are not RGB see
     ``adapt_channels``. ``file`` is a state dict with torchvision's or timm's names (a ``state_dict`` wrapper and
-    ``module.`` prefixes are taken off), read with ``weights_only=True``.
+    ``module.`` prefixes are taken off), read with ``weights_only=True``. A file that is
+    not there is looked for in the folder that the environment variable PSPNET_WEIGHTS names.
 
     Raises ValueError where there are no weights for the architecture, where there is no network,
     or listing every key that is missing, unknown or of another shape; FileNotFoundError for ``file``.
@@ -61,8 +65,11 @@ def adapt_channels(weight: Tensor, channels: int) -> Tensor:
 
 
 def _from_file(file: Path) -> dict[str, Tensor]:
+    folder = os.environ.get(FOLDER)
+    if not file.is_file() and folder:
+        file = Path(folder) / file
     if not file.is_file():
-        raise FileNotFoundError(f"model.pretrained={str(file)!r}: there is no such file")
+        raise FileNotFoundError(f"model.pretrained={str(file)!r}: there is no such file ({FOLDER}={folder or ''})")
     try:
         content = read_weight_file(file)
     except ValueError as error:

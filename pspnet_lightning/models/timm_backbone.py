@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pspnet_lightning.models.efficientnet_lite import installed_weights
+
 _log = logging.getLogger(__name__)
 # How networks of a fixed size are asked to take any: what one does not know it refuses.
 _ANY_SIZE: tuple[dict[str, bool], ...] = ({"strict_img_size": False}, {"dynamic_img_size": True}, {})
@@ -77,7 +79,9 @@ class TimmBackbone(nn.Module):
         ]
 
     def imagenet_weights(self) -> Mapping[str, Tensor]:
-        """timm's own of this name, through the Hugging Face hub and its cache."""
+        """An installed package's (EfficientNet-Lite), or timm's own through the Hugging Face hub and its cache."""
+        if (installed := installed_weights(self.name)) is not None:
+            return installed
         import timm
 
         try:

