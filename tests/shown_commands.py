@@ -50,12 +50,16 @@ def _of_page(text: str) -> Iterator[str]:
     for line in re.sub(r"\\\n\s*", " ", text).splitlines():
         if line.lstrip().startswith("```"):
             fenced = not fenced
-        elif fenced or (re.match(r" {4}", line) and _FIRST.match(line.strip())):
-            yield line.strip().removeprefix("$ ")
+        elif fenced or (re.match(r" {4}", line) and _FIRST.match(_typed(line))):
+            yield _typed(line)
         else:
             # A console script alone is a name in a sentence.
             code = (words.strip() for words in re.findall(r"`([^`]+)`", line))
             yield from (words for words in code if not re.fullmatch(r"pspnet-\w+", words))
+
+
+def _typed(line: str) -> str:
+    return line.strip().removeprefix("$ ")
 
 
 def _of_yaml(text: str) -> Iterator[str]:

@@ -38,6 +38,9 @@ PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
 SCRIPTS = {name.removeprefix("pspnet-") for name in PROJECT["project"]["scripts"]}
 GROUPS = {path.parent.relative_to(CONFIG_DIR).as_posix() for path in CONFIG_DIR.rglob("*.yaml")} - {"."}
 
+# What docs/extending.md shows is typed in this folder: its modules and its conf/ stand in the commands' folder too.
+EXAMPLES = REPOSITORY / "docs" / "examples"
+
 # Lengths. Nothing that is checked, written or told is left out by these.
 TRAIN_SIZES = ["model.width=8", "data.epochs=1", "trainer.limit_train_batches=2", "trainer.limit_val_batches=2"]
 SCENES_SIZES = ["data.train_length=8", "data.val_length=4", "data.batch_size=4", "data.crop_size=64"]
@@ -54,6 +57,7 @@ SWEEP_SIZES = {
 # What a document calls by a name of its own, and what it is in the folder in which the commands run.
 CALLED = {
     "PATH": "best.ckpt",
+    "runs/.../best.ckpt": "best.ckpt",
     "FILE": "photo.jpg",
     "DIR": "frames",
     "A.ckpt": "best.ckpt",
@@ -169,7 +173,9 @@ def test_commands_are_found_where_they_are_known_to_be() -> None:
 def composed(config: str, overrides: list[str], *, with_hydra: bool = False) -> DictConfig:
     register_schemas()
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        return compose(config, overrides=overrides, return_hydra_config=with_hydra)
+        # A conf/ in the folder where one stands is searched too; here it is that of the examples.
+        search = [f"hydra.searchpath=[file://{EXAMPLES / 'conf'}]"]
+        return compose(config, overrides=[*search, *overrides], return_hydra_config=with_hydra)
 
 
 def single_jobs(overrides: list[str]) -> list[list[str]]:
@@ -237,6 +243,8 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("ade20k", "camvid", "cityscapes"):
         MINIATURES[name](folder / "sets" / name)
     camvid_test(folder / "sets" / "camvid")
+    for path in EXAMPLES.iterdir():
+        (folder / path.name).symlink_to(path)
     for number in range(2):
         save(blocks([0, 3, 10], number), folder / "labels" / f"{number}.png")
     for number in range(10):
@@ -254,12 +262,13 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         save(frame, folder / "frames" / f"{number}.jpg")
         video.write(np.ascontiguousarray(frame[..., ::-1]))
     video.release()
-    write_checkpoint(
-        folder / "best.ckpt",
-        "data=camvid",
-        f"data.root={folder / 'sets' / 'camvid'}",
-        "data.crop_size=33",
-    )
+    data = ["data=camvid", f"data.root={folder / 'sets' / 'camvid'}", "data.crop_size=33"]
+    write_checkpoint(folder / "best.ckpt", *data)
+    (folder / "A.ckpt").symlink_to("best.ckpt")
+    write_checkpoint(folder / "B.ckpt", *data, width=12)
+    for name, shift in (("LABELS", 0), ("OTHERS", 5)):
+        for number in range(2):  # of the validation split
+            save(np.roll(blocks([0, 3, 10], number), shift, axis=1), folder / name / f"{number}.png")
     return folder
 
 
@@ -410,13 +419,14 @@ def _first(parameter: dict[str, Any]) -> Any:
 
 @pytest.mark.parametrize(("file", "text"), texts().items(), ids=list(texts()))
 def test_every_command_and_option_that_is_named_exists(file: str, text: str) -> None:
-    for name in re.findall(r"\bpspnet-([a-z]+)\b", text):
+    for name in re.findall(r"(?<![\w.])pspnet-([a-z]+)\b", text):
         assert name in SCRIPTS | {"lightning"}, f"pspnet-{name}"
     for group, options in re.findall(r"(?<![\w./])([a-z]\w*(?:/[a-z]\w*)*)=([a-z][\w/|]*)", text):
         if group in GROUPS:
             known = {path.relative_to(group_folder(group)).with_suffix("").as_posix() for path in _yamls(group)}
             for option in options.split("|"):
-                assert option in known | PLUGINS.get(group, set()), f"{group}={option}"
+                examples = {path.stem for path in (EXAMPLES / "conf" / group).glob("*.yaml")}
+                assert option in known | examples | PLUGINS.get(group, set()), f"{group}={option}"
 
 
 PLUGINS = {"hydra/launcher": {"joblib", "submitit_slurm", "submitit_local", "ray", "basic"}, "hydra/sweeper": {"basic"}}

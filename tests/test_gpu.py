@@ -113,7 +113,7 @@ def test_the_exact_head_is_the_concatenation(
     device: str, options: dict[str, Any], dtype: torch.dtype, tolerance: float
 ) -> None:
     torch.manual_seed(0)
-    head = PyramidHead(24, 5, channels=16, dropout=0.0, **options).eval()
+    head = PyramidHead([24], 5, head_channels=16, dropout=0.0, **options).eval()
     for module in head.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.normal_()
@@ -122,7 +122,7 @@ def test_the_exact_head_is_the_concatenation(
         own = copy.deepcopy(head).to(where, dtype)
         own.execution = execution
         x = values(2, 24, 13, 19).to(where, dtype).requires_grad_()
-        y = own(x)
+        y = own([x])
         y.square().sum().backward()
         gradients = [parameter.grad.flatten() for parameter in own.parameters() if parameter.grad is not None]
         found.append((y, torch.cat([x.grad.flatten(), *gradients])))
