@@ -24,3 +24,10 @@ def test_links_lead_to_files_that_are_there(page: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
         if not target.startswith(("http", "#", "mailto:")):
             assert (page.parent / target.partition("#")[0]).exists(), target
+
+
+def test_the_way_of_a_batch_is_read_in_an_afternoon() -> None:
+    text = (REPOSITORY / "docs" / "architecture.md").read_text()
+    listed = re.findall(r"^\d+\. `([\w/.]+\.py)`", text, re.MULTILINE)
+    assert len(listed) == 14
+    assert sum(len((REPOSITORY / name).read_text().splitlines()) for name in listed) <= 2500
