@@ -29,7 +29,7 @@ from pspnet_lightning.data import DataSpec, SegmentationDataset
 from pspnet_lightning.data.submission import prediction_files
 from pspnet_lightning.disk import clear_parts
 from pspnet_lightning.inference import SlidingWindow
-from pspnet_lightning.launch.app import interruptible, shown, track
+from pspnet_lightning.launch.app import interruptible, relative, track
 from pspnet_lightning.launch.job import Job
 from pspnet_lightning.launch.locks import locked
 from pspnet_lightning.launch.outside import match_devices, ranks_of
@@ -62,7 +62,9 @@ def evaluate(cfg: DictConfig) -> float:
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
     job = Job("pspnet_lightning.cli.evaluate.evaluate")
-    mine = locked(folder, f"folder {shown(folder)}", "give another hydra.run.dir=...") if job.leads else nullcontext()
+    mine = (
+        locked(folder, f"folder {relative(folder)}", "give another hydra.run.dir=...") if job.leads else nullcontext()
+    )
     with mine:
         if job.leads:
             clear_parts(folder, "predictions", "against")
@@ -120,7 +122,7 @@ def _judge(
     if found.extra:
         print(f"note: {len(found.extra)} further files belong to no image of the split, such as {found.extra[0].name}")
     print(_scores(result, folder))
-    print(f"written: {shown(folder / 'results.json')}", flush=True)
+    print(f"written: {relative(folder / 'results.json')}", flush=True)
     return result
 
 
@@ -193,8 +195,8 @@ def _evaluate(cfg: DictConfig, folder: Path, job: Job) -> float:
             if split.labelled:
                 print(_scores(result, one.folder))
             if files is not None:
-                print(f"{shown(one.folder / 'predictions')}: {files.format}")
-            print(f"written: {shown(one.folder / 'results.json')}", flush=True)
+                print(f"{relative(one.folder / 'predictions')}: {files.format}")
+            print(f"written: {relative(one.folder / 'results.json')}", flush=True)
     if cfg.against is not None and trainer.is_global_zero:
         _compare(folder, cfg.against, other, split.spec.classes)
     first = candidates[0].module.val_scores

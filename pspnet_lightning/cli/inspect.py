@@ -14,7 +14,7 @@ from rich.table import Table
 from pspnet_lightning.config import as_plain, build_source, check_config
 from pspnet_lightning.data import DataSpec, SegmentationDataset, sample_indices
 from pspnet_lightning.data.inspection import Inspection, inspect_split
-from pspnet_lightning.launch.app import run, shown, track
+from pspnet_lightning.launch.app import relative, run, track
 from pspnet_lightning.launch.locks import locked
 from pspnet_lightning.runs.json_files import write_json
 from pspnet_lightning.visualize import label_sheet, save_png
@@ -32,7 +32,7 @@ def inspect(cfg: DictConfig) -> None:
     """
     check_config(cfg, "inspect")
     folder = Path(HydraConfig.get().runtime.output_dir)
-    with locked(folder, f"folder {shown(folder)}", "give another hydra.run.dir=..."):
+    with locked(folder, f"folder {relative(folder)}", "give another hydra.run.dir=..."):
         _inspect(cfg, folder)
 
 
@@ -58,7 +58,7 @@ def _inspect(cfg: DictConfig, folder: Path) -> None:
             label_sheet([(*first.read(index), first.name(index)) for index in chosen], spec), folder / "inspect.png"
         )
     written = ["inspect.json", *(["inspect.png"] if chosen else [])]
-    print(f"written: {', '.join(shown(folder / name) for name in written)}", flush=True)
+    print(f"written: {', '.join(relative(folder / name) for name in written)}", flush=True)
     if broken:
         for name, reason in broken:
             print(f"broken: {reason if name in reason else f'{name}: {reason}'}", flush=True)

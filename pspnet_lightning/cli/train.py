@@ -32,12 +32,12 @@ from pspnet_lightning.data import fingerprint, silent
 from pspnet_lightning.data.transforms import as_size
 from pspnet_lightning.disk import clear_parts, replacing
 from pspnet_lightning.launch import optuna_sweeper
-from pspnet_lightning.launch.app import USER_ERRORS, explain, interruptible, keeping, shown, track
+from pspnet_lightning.launch.app import USER_ERRORS, interruptible, keeping, message_of, relative, track
 from pspnet_lightning.launch.job import Job
 from pspnet_lightning.launch.outside import match_devices, ranks_of
 from pspnet_lightning.launch.preflight import check_rate, preflight
 from pspnet_lightning.launch.ranks import start
-from pspnet_lightning.launch.repeat import compare_weights, differences, repeating
+from pspnet_lightning.launch.repeat import changes_since, compare_weights, repeating
 from pspnet_lightning.launch.resume import checkpoint_to_resume, kept_in, typed
 from pspnet_lightning.launch.sweep import reported
 from pspnet_lightning.launch.sweep_job import run_job
@@ -104,7 +104,7 @@ def _train(cfg: DictConfig, folder: Path, record: RunRecord, job: Job, preemptio
     if record.write:
         record.set_data(data.spec.name, fingerprint([data.split("train"), data.split("val")]))
         if cfg.repeats:
-            for line in differences(Path(cfg.repeats), record.content, folder):
+            for line in changes_since(Path(cfg.repeats), record.content, folder):
                 print(f"warning: {line}", flush=True)
     counting = partial(track, text="counting the classes") if record.write else silent
     module = build_module(cfg, data.spec, data=data, progress=counting)
@@ -194,7 +194,7 @@ def _record(cfg: DictConfig, folder: Path, *, leads: bool) -> RunRecord:
         sweep=str(Path(composed.sweep.dir).resolve()) if multirun else None,
         resumed=cfg.ckpt_path is not None,
         write=leads and getattr(rank_zero_only, "rank", 0) == 0,
-        explain=lambda error: explain(error) if isinstance(error, USER_ERRORS) else last_line(error),
+        explain=lambda error: message_of(error) if isinstance(error, USER_ERRORS) else last_line(error),
     )
 
 
@@ -212,7 +212,7 @@ def _fit_and_report(
     if trainer.is_global_zero:
         _save_config(cfg, folder / "config.yaml")
         log_config(trainer, as_plain(cfg))
-        print(f"data {data.spec.name}, {data.spec.num_classes} classes; run folder {shown(folder)}", flush=True)
+        print(f"data {data.spec.name}, {data.spec.num_classes} classes; run folder {relative(folder)}", flush=True)
         found = preflight(
             as_plain(cfg),
             data,
@@ -232,8 +232,8 @@ def _fit_and_report(
         with interruptible():
             trainer.validate(module, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
         if trainer.is_global_zero:
-            print(f"best checkpoint: {shown(best)}")
-            print(f"evaluate it:     pspnet-evaluate checkpoint={shown(best)}", flush=True)
+            print(f"best checkpoint: {relative(best)}")
+            print(f"evaluate it:     pspnet-evaluate checkpoint={relative(best)}", flush=True)
 
 
 def _save_config(cfg: DictConfig, path: Path) -> None:

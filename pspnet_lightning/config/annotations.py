@@ -50,14 +50,14 @@ def check(value: Any, values: Values) -> Any:
     return value if found == value else found
 
 
-def shown(value: Any) -> str:
+def as_typed(value: Any) -> str:
     """A value as it is written on the command line."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, Mapping):
-        return f"{{{', '.join(f'{shown(key)}: {shown(item)}' for key, item in value.items())}}}"
+        return f"{{{', '.join(f'{as_typed(key)}: {as_typed(item)}' for key, item in value.items())}}}"
     if isinstance(value, list | tuple):
-        return f"[{', '.join(map(shown, value))}]"
+        return f"[{', '.join(map(as_typed, value))}]"
     return str(value)
 
 
@@ -114,7 +114,7 @@ def values_of(annotation: Any) -> Values | None:
     if origin is Annotated:
         return _constrained(annotation)
     if origin is Literal:
-        words = list(dict.fromkeys(shown(value) for value in arguments))
+        words = list(dict.fromkeys(as_typed(value) for value in arguments))
         return Values(annotation, _one_of(words), tuple(words))
     if origin in (Union, types.UnionType):
         return _joined([values_of(argument) for argument in arguments])

@@ -16,11 +16,11 @@ from torch import nn
 
 from pspnet_lightning.config.targets import construct
 from pspnet_lightning.config.values import checked_node, target_of
-from pspnet_lightning.data import DataSpec, EvalTransform, FoldSource, Progress, silent
+from pspnet_lightning.data import DataSpec, EvalTransform, FoldSource, Progress, Source, silent
 from pspnet_lightning.models import load_imagenet_weights
 from pspnet_lightning.models.backbone import Normalised
 from pspnet_lightning.models.pspnet import Composed
-from pspnet_lightning.training.datamodule import SegmentationDataModule, Source
+from pspnet_lightning.training.datamodule import SegmentationDataModule
 from pspnet_lightning.training.losses import class_weights_from_counts
 from pspnet_lightning.training.module import SegmentationModule
 

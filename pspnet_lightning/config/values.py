@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from typing_extensions import TypedDict
 
 from pspnet_lightning.config import schemas
-from pspnet_lightning.config.annotations import Values, Wrong, check, parameters, shown, values_of
+from pspnet_lightning.config.annotations import Values, Wrong, as_typed, check, parameters, values_of
 from pspnet_lightning.config.lightning_ranges import RANGES
 from pspnet_lightning.config.targets import find_object
 from pspnet_lightning.data.folds import FoldSource
@@ -138,7 +138,7 @@ class Place(NamedTuple):
             wrong = next((str(item) for item in items if str(item) not in self.values.words), "")
             close = difflib.get_close_matches(wrong, self.values.words, n=1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise Wrong(f"{self.key}={shown(self.value)} {error}{hint}") from None
+            raise Wrong(f"{self.key}={as_typed(self.value)} {error}{hint}") from None
 
 
 def check_config(cfg: DictConfig, config_name: str) -> None:
@@ -188,7 +188,7 @@ def target_of(node: Any, where: str) -> Callable[..., Any]:
         raise ValueError(f"{where}: this node needs a _target_ (a class or function to build), it has {node!r}")
     name = node["_target_"]
     if not isinstance(name, str) or not name:
-        raise ValueError(f"{where}._target_={shown(name)} must be the dotted name of a class or function")
+        raise ValueError(f"{where}._target_={as_typed(name)} must be the dotted name of a class or function")
     try:
         target = find_object(name)
     except Exception as error:

@@ -7,6 +7,7 @@ from pspnet_lightning.data.datasets import (
     Sample,
     SegmentationDataset,
     Subset,
+    Transform,
     TransformedDataset,
     UnlabelledDataset,
     check_labels,
@@ -16,7 +17,7 @@ from pspnet_lightning.data.datasets import (
     silent,
 )
 from pspnet_lightning.data.fingerprint import fingerprint
-from pspnet_lightning.data.folds import FoldSource
+from pspnet_lightning.data.folds import FoldSource, Source
 from pspnet_lightning.data.own import folder, list_file
 from pspnet_lightning.data.sampling import EpochSampler, shard_indices
 from pspnet_lightning.data.specs import DataSpec, default_palette
@@ -31,8 +32,10 @@ __all__ = [
     "Progress",
     "Sample",
     "SegmentationDataset",
+    "Source",
     "Subset",
     "TrainTransform",
+    "Transform",
     "TransformedDataset",
     "UnlabelledDataset",
     "check_labels",

@@ -11,7 +11,7 @@ from annotated_types import Ge, Gt, Interval, MinLen
 
 from pspnet_lightning.data.datasets import PairDataset, SegmentationDataset, require_folder, require_split
 from pspnet_lightning.data.description import describe, image_reader, label_coding, statistics_needed
-from pspnet_lightning.data.pairing import Pair, pair_files, read_list, read_stems, shown
+from pspnet_lightning.data.pairing import Pair, listing, pair_files, read_list, read_stems
 
 Byte = Annotated[int, Interval(ge=0, le=255)]
 Labels = Literal["index", "binary", "colour"]
@@ -151,5 +151,5 @@ def _listed(pairs: list[Pair], file: Path) -> list[Pair]:
     stems = [Path(word).stem for word in read_stems(file)]
     unknown = [stem for stem in stems if stem not in by_stem]
     if unknown:
-        raise ValueError(f"list {str(file)!r}: {len(unknown)} stems have no image with a mask: {shown(unknown)}")
+        raise ValueError(f"list {str(file)!r}: {len(unknown)} stems have no image with a mask: {listing(unknown)}")
     return [by_stem[stem] for stem in stems]

@@ -31,7 +31,7 @@ def pair_files(
     if without and every_image:
         raise ValueError(
             f"{len(without)} of {len(found_images)} images below {str(images)!r} have no label below "
-            f"{str(labels)!r}: {shown(without)}"
+            f"{str(labels)!r}: {listing(without)}"
         )
     return [(path, found_labels[key]) for key, path in found_images.items() if key in found_labels]
 
@@ -76,7 +76,7 @@ def read_list(file: Path, root: Path) -> list[Pair]:
     return pairs
 
 
-def shown(names: Sequence[str], limit: int = 10) -> str:
+def listing(names: Sequence[str], limit: int = 10) -> str:
     """The first names of a list, and how many more there are."""
     return ", ".join(names[:limit]) + (f", ... ({len(names) - limit} more)" if len(names) > limit else "")
 

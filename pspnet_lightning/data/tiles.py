@@ -13,7 +13,7 @@ import tifffile
 from pspnet_lightning.data.datasets import SegmentationDataset
 from pspnet_lightning.data.encodings import ColourLabels
 from pspnet_lightning.data.limits import read_tiff
-from pspnet_lightning.data.pairing import Pair, shown
+from pspnet_lightning.data.pairing import Pair, listing
 from pspnet_lightning.data.reading import decoding
 from pspnet_lightning.data.specs import DataSpec
 
@@ -52,7 +52,7 @@ class TiledDataset(SegmentationDataset):
             raise ValueError(f"data.overlap={overlap} must lie in 0..{tile_size - 1}, below data.tile_size={tile_size}")
         missing = [str(path) for pair in pairs for path in pair if not path.is_file()]
         if missing:
-            raise FileNotFoundError(f"{origin}: {len(missing)} files do not exist: {shown(missing)}")
+            raise FileNotFoundError(f"{origin}: {len(missing)} files do not exist: {listing(missing)}")
         self.spec = spec
         self.coding = coding
         self.windows: list[tuple[Pair, Window]] = []

@@ -80,7 +80,7 @@ def run(config_name: str, task: Callable[[DictConfig], Any]) -> None:
     except USER_ERRORS as error:
         if full:
             raise
-        fail(explain(error, config_name))
+        fail(message_of(error, config_name))
     except KeyboardInterrupt:
         interrupted()
 
@@ -99,7 +99,7 @@ def fail(message: str, status: int = 1) -> NoReturn:
     raise SystemExit(status)
 
 
-def explain(error: BaseException, config_name: str = "train") -> str:
+def message_of(error: BaseException, config_name: str = "train") -> str:
     """The message of an error that a user can cause and mend, with the remedy where the library's own has none."""
     text = str(error).strip()
     if match := re.search(r"Could not override '([^']+)'", text):
@@ -134,7 +134,7 @@ def explain(error: BaseException, config_name: str = "train") -> str:
         return tail[-1].strip()
     if isinstance(error, HydraException) and error.__cause__ is not None:
         if isinstance(error.__cause__, USER_ERRORS):
-            return explain(error.__cause__, config_name)
+            return message_of(error.__cause__, config_name)
         target = re.search(r"Error in call to target '(?:\w+\.)*(\w+)'", text)
         return f"{target[1] if target else text}: {error.__cause__}"
     # A message of our own says it all.
@@ -158,7 +158,7 @@ def _options(group: str, told: str) -> set[str]:
     return ours | set(told.partition("Config search path")[0].split())
 
 
-def shown(path: str | Path) -> str:
+def relative(path: str | Path) -> str:
     """A path relative to where the user stands, if it lies below."""
     try:
         return str(Path(path).resolve().relative_to(Path.cwd()))

@@ -36,7 +36,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from pspnet_lightning.callbacks.preemption import Preempted
-from pspnet_lightning.launch.app import USER_ERRORS, explain, fail, quiet, run
+from pspnet_lightning.launch.app import USER_ERRORS, fail, message_of, quiet, run
 from pspnet_lightning.launch.exchange import Exchange
 from pspnet_lightning.launch.group import Meeting
 from pspnet_lightning.launch.job import GRACE, Handed, standing
@@ -168,7 +168,7 @@ def _set_hydra_config(node: Mapping[str, Any]) -> None:
 
 
 def _report(handed: Handed, rank: int, error: BaseException) -> None:
-    text = f"rank {rank}: {explain(error)}" if isinstance(error, USER_ERRORS) else f"rank {rank}: {error!r}"
+    text = f"rank {rank}: {message_of(error)}" if isinstance(error, USER_ERRORS) else f"rank {rank}: {error!r}"
     try:
         first = handed.reports.fail(text)
     except RuntimeError:

@@ -110,7 +110,7 @@ def _config_of(run: Path, trust: Sequence[str]) -> dict[str, Any]:
     return config
 
 
-def differences(run: Path, now: Mapping[str, Any], folder: Path) -> list[str]:
+def changes_since(run: Path, now: Mapping[str, Any], folder: Path) -> list[str]:
     """Sentences on data, packages and code that are not those of ``run``; ``now`` is the record of ``folder``."""
     written = read_record(run)
     if written is None:

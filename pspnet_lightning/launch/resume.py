@@ -11,7 +11,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from pspnet_lightning.launch.app import shown
+from pspnet_lightning.launch.app import relative
 from pspnet_lightning.runs.checkpoint_io import latest_checkpoint
 
 # The words of the command as the user typed them, where sys.argv has others.
@@ -45,8 +45,8 @@ def kept_in(folder: Path, ckpt_path: str | None) -> str:
     """What there is to go on from in a run's folder, and how, for a run that ends before it is done."""
     if not any(folder.glob("checkpoints/*.ckpt")):
         return "no checkpoint had been written, the same command begins anew"
-    words = "" if ckpt_path == "auto" else f" with {shlex.quote(f'hydra.run.dir={shown(folder)}')} ckpt_path=auto"
-    return f"kept in {shown(folder / 'checkpoints')}; the same command{words} goes on from there"
+    words = "" if ckpt_path == "auto" else f" with {shlex.quote(f'hydra.run.dir={relative(folder)}')} ckpt_path=auto"
+    return f"kept in {relative(folder / 'checkpoints')}; the same command{words} goes on from there"
 
 
 def run_name(ckpt_path: str | None) -> str:

@@ -20,7 +20,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from rich.console import Console
 
-from pspnet_lightning.launch.app import NOTHING_KEPT, explain, fail, keeping, shown
+from pspnet_lightning.launch.app import NOTHING_KEPT, fail, keeping, message_of, relative
 from pspnet_lightning.launch.locks import Lock, lock
 from pspnet_lightning.launch.sweep_job import STOPPED, continues
 from pspnet_lightning.report import gather, verdict
@@ -53,9 +53,9 @@ class SweepFolder(Callback):
         with suppress(OSError):  # Hydra says what is wrong with it
             folder.mkdir(parents=True, exist_ok=True)
         try:
-            _run = lock(folder, f"run folder {shown(folder)}", "give another hydra.run.dir=...")
+            _run = lock(folder, f"run folder {relative(folder)}", "give another hydra.run.dir=...")
         except (OSError, ValueError) as error:
-            fail(explain(error))  # Hydra makes a warning of any exception here
+            fail(message_of(error))  # Hydra makes a warning of any exception here
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         global _open
@@ -66,20 +66,20 @@ class SweepFolder(Callback):
             if config.sweep.direction not in directions:
                 raise ValueError(f"sweep.direction={config.sweep.direction!r} must be maximize or minimize")
             folder.mkdir(parents=True, exist_ok=True)
-            held = lock(folder, f"sweep folder {shown(folder)}", "give another hydra.sweep.dir=...")
+            held = lock(folder, f"sweep folder {relative(folder)}", "give another hydra.sweep.dir=...")
             taken = (folder / ".hydra").exists() or (folder / "multirun.yaml").exists()
             if not continues(config) and (taken or any(job_folders(folder))):
                 raise ValueError(
-                    f"{shown(folder)} holds an earlier sweep or a run: sweep.resume=true continues it, another "
+                    f"{relative(folder)} holds an earlier sweep or a run: sweep.resume=true continues it, another "
                     f"hydra.sweep.dir begins anew"
                 )
         except (OSError, ValueError) as error:
             # Hydra makes a warning of any exception here.
-            fail(explain(error))
+            fail(message_of(error))
         keeping(partial(_kept, folder))
         (folder / STOPPED).unlink(missing_ok=True)
         _open = _Sweep(folder, directions[config.sweep.direction], created, held)
-        print(f"sweep folder {shown(folder)}; {how_to_continue(folder)}", flush=True)
+        print(f"sweep folder {relative(folder)}; {how_to_continue(folder)}", flush=True)
 
 
 @contextmanager
@@ -126,12 +126,12 @@ def _summarise(sweep: _Sweep) -> bool:
         console = Console(width=None if sys.stdout.isatty() else 140)
         console.print(sweep_table(content))
         print("\n".join(verdict(content)))
-        print(f"as a page: pspnet-report {shlex.quote(shown(folder))}", flush=True)
+        print(f"as a page: pspnet-report {shlex.quote(relative(folder))}", flush=True)
     keys = swept_keys(jobs)
     lost = [job for job in jobs if not job.finished]
     for job in lost:
         settings = ", ".join(f"{key}={job.setting(key)}" for key in keys)
-        print(f"job {job.name} {job.status}: {settings}: {job.error or shown(job.folder)}", file=sys.stderr)
+        print(f"job {job.name} {job.status}: {settings}: {job.error or relative(job.folder)}", file=sys.stderr)
     stopped = folder / STOPPED
     if stopped.is_file():
         print(f"error: {stopped.read_text().strip()}; further jobs were not started", file=sys.stderr)
@@ -159,4 +159,4 @@ def _kept(folder: Path) -> str:
 
 
 def how_to_continue(folder: Path) -> str:
-    return f"to continue it: the same command with hydra.sweep.dir={shown(folder)} sweep.resume=true"
+    return f"to continue it: the same command with hydra.sweep.dir={relative(folder)} sweep.resume=true"

@@ -19,7 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from pspnet_lightning.config import as_plain
-from pspnet_lightning.launch.app import USER_ERRORS, explain, quiet, shown
+from pspnet_lightning.launch.app import USER_ERRORS, message_of, quiet, relative
 from pspnet_lightning.launch.locks import locked
 from pspnet_lightning.runs import Job, read_job
 from pspnet_lightning.runs.jobs import read_json
@@ -54,7 +54,7 @@ def run_job(cfg: DictConfig, task: Task) -> float:
     side_by_side = composed.launcher._target_.split(".")[1] in _SIDE_BY_SIDE
     began = time.monotonic()
     try:
-        with locked(folder, f"folder {shown(folder)} of {job}", patience=_PATIENCE):
+        with locked(folder, f"folder {relative(folder)} of {job}", patience=_PATIENCE):
             if continues(cfg):
                 known = _resume(cfg, folder)
                 if known is not None:
@@ -62,7 +62,7 @@ def run_job(cfg: DictConfig, task: Task) -> float:
                     return float(known.objective or 0.0)
             if not side_by_side:
                 return task(cfg)
-            print(f"{job}: started, its output is in {shown(folder / 'output.log')}", flush=True)
+            print(f"{job}: started, its output is in {relative(folder / 'output.log')}", flush=True)
             with _output_to(folder / "output.log"):
                 value = task(cfg)
             print(f"{job}: {cfg.objective} {value:.4f} after {time.monotonic() - began:.0f} s", flush=True)
@@ -92,11 +92,11 @@ def _resume(cfg: DictConfig, folder: Path) -> Job | None:
         return None  # it never came to training
     trained = read_yaml(earlier)
     if not isinstance(trained, dict):
-        raise ValueError(f"{shown(earlier)} is no config of a run")
-    changed = differences(trained, as_plain(cfg), folder)
+        raise ValueError(f"{relative(earlier)} is no config of a run")
+    changed = changed_keys(trained, as_plain(cfg), folder)
     if changed:
         raise ConfigChanged(
-            f"{shown(folder)} was trained with another config; sweep.resume=true continues a sweep with the same "
+            f"{relative(folder)} was trained with another config; sweep.resume=true continues a sweep with the same "
             f"settings only. Different are: {'; '.join(changed)}. Take another hydra.sweep.dir for the new settings"
         )
     job = read_job(folder)
@@ -120,7 +120,7 @@ def _restore(folder: Path) -> None:
         (folder / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump(words, allow_unicode=True))
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path) -> list[str]:
+def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path) -> list[str]:
     """Each key of two resolved configs whose values differ, as "key: old -> new".
 
     Paths below the run's own folder may differ in where it lies: the sweep may have been moved.
@@ -144,7 +144,7 @@ def _flat(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
 
 
 def _tell(job: str, error: Exception, folder: Path | None) -> None:
-    text = explain(error) if isinstance(error, USER_ERRORS) else repr(error)
+    text = message_of(error) if isinstance(error, USER_ERRORS) else repr(error)
     if not isinstance(error, USER_ERRORS) or os.environ.get("PSPNET_FULL_ERROR") == "1":
         # A defect of ours, or asked for.
         trace = "".join(traceback.format_exception(error))

@@ -16,7 +16,7 @@ from pspnet_lightning.metrics.intervals import LEVEL
 from pspnet_lightning.report.charts import colour_of, line_chart, strip
 from pspnet_lightning.report.content import Content, Series
 from pspnet_lightning.report.tables import comparison_words, gigabytes, job_facts, spent
-from pspnet_lightning.report.verdict import headline, method, shown, verdict
+from pspnet_lightning.report.verdict import as_score, headline, method, verdict
 from pspnet_lightning.runs import Group
 
 # Points of IoU at which the heat map's colour is full, at least: smaller ranges are noise, and should look like it.
@@ -45,7 +45,7 @@ def html_report(content: Content) -> str:
         heat=_heat(content),
         pictures=_pictures(content),
         picture_classes=_picture_classes(content),
-        score=lambda value: shown(content, value),
+        score=lambda value: as_score(content, value),
         comparison=lambda group: comparison_words(content, group),
         method=method(content),
         facts=lambda job: job_facts(content, job),

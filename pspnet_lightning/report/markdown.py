@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from pspnet_lightning.report.content import Content
 from pspnet_lightning.report.tables import comparison_words, gigabytes, job_facts, spent
-from pspnet_lightning.report.verdict import headline, method, shown, verdict
+from pspnet_lightning.report.verdict import as_score, headline, method, verdict
 
 
 def markdown_report(content: Content) -> str:
@@ -42,8 +42,8 @@ def _results(content: Content) -> str:
     rows = []
     for group in content.groups:
         values = group.by_repetition()
-        row = [content.name(group), *(shown(content, values.get(key)) for key in content.repetitions)]
-        row += [shown(content, group.mean), shown(content, group.std), str(group.n)] if several else []
+        row = [content.name(group), *(as_score(content, values.get(key)) for key in content.repetitions)]
+        row += [as_score(content, group.mean), as_score(content, group.std), str(group.n)] if several else []
         if content.comparisons:
             words = comparison_words(content, group)
             row += [words.difference, words.pairs, words.p, words.status]
@@ -63,7 +63,7 @@ def _jobs(content: Content) -> str:
                 job.name,
                 content.settings(job),
                 "stopped early" if job.pruned else job.status,
-                shown(content, job.value(content.metric)),
+                as_score(content, job.value(content.metric)),
                 spent(job.seconds),
                 "" if facts.images_per_second is None else f"{facts.images_per_second:.1f}",
                 gigabytes(facts.host_bytes),

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from pspnet_lightning.report.content import Content, short
 from pspnet_lightning.report.tables import comparison_words
-from pspnet_lightning.report.verdict import shown
+from pspnet_lightning.report.verdict import as_score
 
 
 def sweep_table(content: Content) -> Table:
@@ -28,7 +28,7 @@ def sweep_table(content: Content) -> Table:
         lost = f" of {len(group.jobs)}" if group.n < len(group.jobs) else ""
         words = comparison_words(content, group)
         values = (escape(short(group.settings[key])) for key in content.keys)
-        scores = (shown(content, group.mean), shown(content, group.std))
+        scores = (as_score(content, group.mean), as_score(content, group.std))
         table.add_row(*values, f"{group.n}{lost}", *scores, words.difference, words.status)
     return table
 

@@ -18,10 +18,10 @@ def headline(content: Content) -> str:
     best = content.best
     if best is None:
         return "No job has finished: nothing can be said yet."
-    score = f"{content.metric_name.removesuffix(', %')} {shown(content, best.mean)}"
+    score = f"{content.metric_name.removesuffix(', %')} {as_score(content, best.mean)}"
     if content.single:
         return score
-    spread = "" if best.std is None else f" ± {shown(content, best.std)}"
+    spread = "" if best.std is None else f" ± {as_score(content, best.std)}"
     runs = "one run" if best.n == 1 else f"{best.n} runs"
     return f"Best: {content.name(best)}, {score}{spread} ({runs})."
 
@@ -39,7 +39,7 @@ def verdict(content: Content) -> list[str]:
     what = "bins" if content.keys == ["model.bins"] else "setting"
     lines = [
         f"Recommended {what}: {content.name(best)}, with the {'lowest' if content.mode == 'min' else 'highest'} mean "
-        f"{content.metric_name.removesuffix(', %')}: {shown(content, best.mean)}."
+        f"{content.metric_name.removesuffix(', %')}: {as_score(content, best.mean)}."
     ]
     if best.n == 1:
         lines.append(
@@ -79,7 +79,7 @@ def _differences(content: Content) -> list[str]:
 def sentence(content: Content, item: Comparison) -> str:
     """ "[1]: 2.14 points worse than the best setting [-4.10, -0.18], better in 0 of 3 pairs, p 0.041: shown." """
     own = item.difference
-    size = shown(content, abs(own.mean)) + (" points" if content.in_percent else "")
+    size = as_score(content, abs(own.mean)) + (" points" if content.in_percent else "")
     direction = f"{size} {'better' if item.better else 'worse'} than" if own.mean else "the same as"
     interval = "" if own.low is None or own.high is None else f" {_interval(content, own.low, own.high)}"
     pairs = f"better in {own.wins(content.mode)} of {own.n} {'pair' if own.n == 1 else 'pairs'}"
@@ -124,7 +124,7 @@ def method(content: Content) -> str:
     )
 
 
-def shown(content: Content, value: float | None) -> str:
+def as_score(content: Content, value: float | None) -> str:
     """A value of the metric with the digits that matter: 85.83, or 0.1234."""
     scaled = content.scaled(value)
     if scaled is None:
@@ -147,5 +147,5 @@ def _interval(content: Content, low: float, high: float) -> str:
 
 
 def _signed(content: Content, value: float) -> str:
-    text = shown(content, value)
+    text = as_score(content, value)
     return text if text.startswith("-") else f"+{text}"

@@ -22,6 +22,8 @@ from pspnet_lightning.data import (
     EpochSampler,
     Progress,
     SegmentationDataset,
+    Source,
+    Transform,
     TransformedDataset,
     check_labels,
     collate,
@@ -31,9 +33,6 @@ from pspnet_lightning.data import (
     shard_indices,
     silent,
 )
-
-Source = Callable[[str], SegmentationDataset]
-Transform = Callable[[np.ndarray, np.ndarray, np.random.Generator], tuple[np.ndarray, np.ndarray]]
 
 
 def _start_worker(_: int) -> None:

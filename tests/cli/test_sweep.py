@@ -25,8 +25,8 @@ from wandb_records import recorded
 from pspnet_lightning.config import CONFIG_DIR
 from pspnet_lightning.config.schemas import HYDRA, register_schemas
 from pspnet_lightning.launch import locks
-from pspnet_lightning.launch.app import explain
-from pspnet_lightning.launch.sweep_job import differences
+from pspnet_lightning.launch.app import message_of
+from pspnet_lightning.launch.sweep_job import changed_keys
 from pspnet_lightning.runs import read_job, read_sweep
 
 TINY = [
@@ -91,7 +91,7 @@ def test_a_launcher_that_is_not_installed_names_its_extra(
     with pytest.raises(HydraException) as caught:
         composed(f"hydra/launcher={name}")
     expected = f"hydra/launcher={name} needs its plugin: pip install 'pspnet-lightning[{extra}]'"
-    assert explain(caught.value) == expected
+    assert message_of(caught.value) == expected
 
 
 def test_every_launcher_config_is_tested() -> None:
@@ -329,13 +329,13 @@ def test_two_sweeps_do_not_share_a_folder(command: Run, tmp_path: Path) -> None:
 
 def test_what_counts_as_another_config(tmp_path: Path) -> None:
     old = {"seed": 0, "ckpt_path": None, "sweep": {"resume": False}, "data": {"lr": 0.1}, "tags": []}
-    assert differences(old, {**old, "ckpt_path": "last", "sweep": {"resume": True}}, tmp_path) == []
-    assert differences(old, {**old, "seed": 1, "data": {"lr": 0.1, "fold": 2}}, tmp_path) == [
+    assert changed_keys(old, {**old, "ckpt_path": "last", "sweep": {"resume": True}}, tmp_path) == []
+    assert changed_keys(old, {**old, "seed": 1, "data": {"lr": 0.1, "fold": 2}}, tmp_path) == [
         "data.fold: (absent) -> 2",
         "seed: 0 -> 1",
     ]
     # A sweep that was moved.
-    moved = differences({"a": "/old/3/checkpoints", "b": "/x"}, {"a": f"{tmp_path}/checkpoints", "b": "/y"}, tmp_path)
+    moved = changed_keys({"a": "/old/3/checkpoints", "b": "/x"}, {"a": f"{tmp_path}/checkpoints", "b": "/y"}, tmp_path)
     assert moved == ["b: /x -> /y"]
 
 

@@ -16,7 +16,7 @@ from small_checkpoint import write_checkpoint
 from wrong_values import COMPOSED, Case, cases, changed, composed, sample
 
 from pspnet_lightning.config import check_config
-from pspnet_lightning.config.annotations import shown
+from pspnet_lightning.config.annotations import as_typed
 
 # What makes each command end soon, and the files that it needs.
 SOON = {
@@ -43,7 +43,7 @@ LEFT_OUT = re.compile(
 
 def word(case: Case) -> str:
     """As it is typed."""
-    return f"++{case.key}={shown(case.value) if case.value != '' else chr(39) * 2}"
+    return f"++{case.key}={as_typed(case.value) if case.value != '' else chr(39) * 2}"
 
 
 @pytest.fixture(scope="module")
