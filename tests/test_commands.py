@@ -302,6 +302,8 @@ def sized(job: Plan) -> list[str]:
         on_disk = any(word.startswith(("data=", "experiment=")) for word in job.words)
         sizes = [*TRAIN_SIZES, *(DISK_SIZES if on_disk else SCENES_SIZES), "data.num_workers=0"]
         sizes += [size for word in job.words for size in SWEEP_SIZES.get(word, [])]
+        if any(re.match(r"model=(?!pspnet)", word) for word in job.words):
+            sizes.remove("model.width=8")  # of the paper's backbones
         if "debug=overfit" in job.words:
             sizes += ["data.overfit=2", "trainer.max_epochs=2"]
     elif job.name == "benchmark" and job.words[0] == "model":
