@@ -8,8 +8,9 @@ import os
 import re
 import shutil
 import struct
+import subprocess
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -250,12 +251,14 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def run(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def run(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A run in a sweep; beside the sweep a file that nobody may write to."""
     (tmp_path / "victim").write_text("mine")
     shutil.copytree(good, tmp_path / "sweep" / "0")
     monkeypatch.chdir(tmp_path)
-    return tmp_path / "sweep" / "0"
+    yield tmp_path / "sweep" / "0"
+    # pytest's own cleaning, some sessions later, would end in a RecursionError.
+    subprocess.run(["rm", "-rf", tmp_path / "sweep"], check=True)
 
 
 def test_there_are_many() -> None:

@@ -70,7 +70,7 @@ def lock(target: Path, what: str, remedy: str = "", *, patience: float | None = 
         except OSError as error:
             if error.errno in _NO_LOCKS and not path.exists():
                 return Lock(path, -1)
-            raise
+            raise OSError(error.errno, error.strerror, str(target)) from error
         try:
             fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is(path, handle):

@@ -121,7 +121,7 @@ def test_senseless_ways_are_left_out() -> None:
     [
         (
             ["measure=[label]"],
-            "each forward, labels, sliding or train; did you mean 'labels'?",
+            "each forward, labels, sliding or train",
         ),
         (["precisions=[float16]"], "precisions=[float16] must be a list of at least 1, each float32 or bfloat16"),
         (["modes=[]"], "modes=[] must be a list of at least 1, each eager or compiled"),

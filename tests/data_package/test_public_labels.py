@@ -13,7 +13,7 @@ from miniatures import MINIATURES, cityscapes
 
 from pspnet_lightning.data import DataSpec, public
 from pspnet_lightning.data.public import aerial, camvid, medical, pets, scene_parsing, voc
-from pspnet_lightning.data.specs import default_palette
+from pspnet_lightning.data.specs import known_classes
 from pspnet_lightning.data.submission import prediction_files
 
 TABLES: dict[str, dict[str, Any]] = json.loads((REPOSITORY / "tests" / "vectors" / "public_labels.json").read_text())
@@ -87,8 +87,10 @@ def test_isprs_colours_and_splits(name: str, tmp_path: Path) -> None:
     assert [sorted(split) for split in ours] == [splits["train"], splits["test"]]
 
 
-def test_vocs_palette_is_the_rule_for_own_classes_too() -> None:
-    assert [list(colour) for colour in default_palette(21)] == [row[2:] for row in TABLES["voc2012"]["rows"]]
+def test_vocs_colours_are_the_bits_of_the_label() -> None:
+    """PASCAL's devkit: the bits of a label, three at a time, fill red, green and blue from the highest bit down."""
+    bits = [[sum((label >> (3 * n + c) & 1) << (7 - n) for n in range(3)) for c in range(3)] for label in range(21)]
+    assert [list(colour) for colour in known_classes("voc2012")[1]] == bits
 
 
 def test_what_the_servers_take(tmp_path: Path) -> None:

@@ -155,7 +155,7 @@ def test_one_value_per_channel_is_a_clear_error() -> None:
         ({"bins": [0, 1]}, r"bins=\[0, 1\]: 0"),
         ({"bins": [1.5]}, r"bins=\[1.5\]"),
         ({"bins": [True]}, "True"),
-        ({"bins": [1] * 13}, "13 bins"),
+        ({"bins": list(range(1, 14))}, "13 bins"),
         ({"pooling": "mean"}, "pooling='mean' must be one of 'average', 'max'"),
     ],
 )
