@@ -43,6 +43,4 @@ def _check_header(path: Path) -> None:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
     if length > min(_LARGEST_HEADER, path.stat().st_size):
-        raise ValueError(
-            f"{str(path)!r} is no safetensors file, or it is torn: its header would be {length} bytes long"
-        )
+        raise ValueError(f"{str(path)!r} is no safetensors file, or it is torn: a header of {length} bytes")
