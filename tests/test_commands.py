@@ -107,8 +107,9 @@ class Plan:
         return [word for word in self.words if "=" in word and not word.startswith("-")]
 
     @property
-    def multirun(self) -> bool:
-        return "-m" in self.words or any(word.startswith("sweep=") for word in self.words)
+    def several(self) -> bool:
+        """A sweep of more than one job: ``-m`` alone is one."""
+        return any(re.match(r"sweep=|model\.bins=\[.*\],\[", word) for word in self.words)
 
 
 def plan(shown: Shown) -> Plan | None:
@@ -363,7 +364,7 @@ def test_it_runs_as_shown(
     assert "error" not in result.stderr.lower(), result.stderr
     if job.name == "train":
         runs = [path for path in tmp_path.glob("runs/**/run.json") if "a_run" not in path.parts]
-        assert len(runs) >= (2 if job.multirun else 1)
+        assert len(runs) >= (2 if job.several else 1)
     elif job.name in ("evaluate", "benchmark"):
         assert list(tmp_path.glob("runs/**/*.json")), "it says what it found in runs/"
     for word in job.words:
