@@ -169,11 +169,11 @@ def _images(cfg: DictConfig, scratch: Path) -> list[Pair]:
             picture = cv2.resize(read_image(found[number % len(found)]), (cfg.width, cfg.height))
         else:
             # Smooth colours and fine grain, about 40 kB, as ADE20K's are (0.92 GB for 22,210 pairs).
-            coarse = generator.integers(0, 256, (cfg.height // 32, cfg.width // 32, 3), dtype=np.uint8)
+            coarse = generator.integers(0, 256, (cfg.height // 32 + 1, cfg.width // 32 + 1, 3), dtype=np.uint8)
             smooth = cv2.resize(coarse, (cfg.width, cfg.height), interpolation=cv2.INTER_CUBIC)
             grain = generator.integers(-9, 10, smooth.shape)
             picture = np.clip(smooth + grain, 0, 255).astype(np.uint8)
-        cells = generator.integers(0, 150, (cfg.height // 64, cfg.width // 64), dtype=np.uint8)
+        cells = generator.integers(0, 150, (cfg.height // 64 + 1, cfg.width // 64 + 1), dtype=np.uint8)
         label = cv2.resize(cells, (cfg.width, cfg.height), interpolation=cv2.INTER_NEAREST)
         pair = scratch / f"{number}.jpg", scratch / f"{number}.png"
         Image.fromarray(picture).save(pair[0], quality=75)
