@@ -7,6 +7,7 @@ callback and folder is what a user would meet. A command that nothing here cover
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -286,16 +287,20 @@ def camvid_test(root: Path) -> None:
 @pytest.fixture(scope="module")
 def weights(workplace: Path) -> None:
     """The published weights' files, of the documents' names, drawn as ``named_weights`` says."""
-    import named_weights
+    from named_weights import VECTORS, tensor
 
-    for source, others in {
-        "semseg": ["train_epoch_100.pth"],
-        "mmseg": ["pspnet_r50-d8_512x512_80k_ade20k.pth"],
-    }.items():
-        shapes = {"semseg": "semseg_pspnet50_shapes.json", "mmseg": "mmseg_pspnet50_ade20k_shapes.json"}[source]
-        torch.save({"state_dict": named_weights.state_dict(shapes)}, workplace / f"{source}.pth")
-        for name in others:
-            (workplace / name).symlink_to(f"{source}.pth")
+    for shapes, file, classes in (
+        ("semseg_pspnet50_shapes.json", "train_epoch_100.pth", 150),
+        ("semseg_pspnet50_shapes.json", "semseg.pth", 11),  # of the scenes
+        ("mmseg_pspnet50_ade20k_shapes.json", "pspnet_r50-d8_512x512_80k_ade20k.pth", 150),
+        ("mmseg_pspnet50_ade20k_shapes.json", "mmseg.pth", 11),
+    ):
+        content = {}
+        for name, shape in json.loads((VECTORS / shapes).read_text()).items():
+            if re.match(r"(module\.)?(cls\.4|aux\.4|decode_head\.conv_seg|auxiliary_head\.conv_seg)\.", name):
+                shape = [classes, *shape[1:]]
+            content[name] = tensor(name, tuple(shape))
+        torch.save({"state_dict": content}, workplace / file)
 
 
 def sized(job: Plan) -> list[str]:
