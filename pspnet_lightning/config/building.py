@@ -182,7 +182,7 @@ def build_model(node: Mapping[str, Any], spec: DataSpec, *, pretrained: bool = T
             arguments[name] = _part(arguments[name], f"model.{name}")
     model: nn.Module = target_of(plain, "model")(num_classes=spec.num_classes, **arguments)
     if pretrained and weights not in (None, False):
-        load_imagenet_weights(model, file=None if weights is True else weights)
+        load_imagenet_weights(model, file=None if weights is True else str(weights))
     return model
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Annotated, Any, Literal, NamedTuple
 
-from annotated_types import Ge, Gt, MinLen
+from annotated_types import Ge, Gt, Interval, MinLen
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from typing_extensions import TypedDict
@@ -70,7 +70,7 @@ class _Model(TypedDict):
     head: Literal["pyramid", "fcn", "aspp", "uper"]
     fusion: Literal["concat", "sum", "gate", "attention"]
     auxiliary: bool
-    in_channels: Annotated[int, Ge(1)] | None
+    in_channels: Annotated[int, Interval(ge=1, le=8192)] | None
     pretrained: bool | Annotated[str, MinLen(1)] | None
     init: Annotated[str, MinLen(1)] | None
 
