@@ -32,6 +32,19 @@ COMPOSED: dict[str, tuple[str, list[str]]] = {
         [*TINY, "optimizer=adamw", "scheduler=constant", "loss=ohem", "augment=strong", "callbacks=ema"],
     ),
     "train, a sum of losses": ("train", [*TINY, "loss=ce_dice"]),
+    "train, another network": (
+        "train",
+        [
+            *(word for word in TINY if "model.width" not in word),
+            *(
+                "model=efficientnet_lite0",
+                "model.pretrained=null",
+                "model.head=uper",
+                "model.fusion=gate",
+                "loss=focal",
+            ),
+        ],
+    ),
     "train, in a sweep": ("train", [*TINY, "callbacks=pruning", "logger=wandb", "scheduler=cosine"]),
     "train, every 500 steps": ("train", [*TINY, "callbacks=every_steps", "trainer=ddp", "logger=tensorboard"]),
     "train, a folder": ("train", ["data=folder", *OWN]),

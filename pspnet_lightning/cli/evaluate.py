@@ -155,6 +155,9 @@ def _evaluate(cfg: DictConfig, folder: Path, job: Job) -> float:
             f"the labels of the {cfg.split} split of {split.spec.name} are not public, there is nothing to score; "
             f"evaluation.save_predictions=true writes the PNGs for its server"
         )
+    limit = f"limit_{cfg.split}_batches"
+    if cfg.trainer.get(limit, 1.0) == 0:
+        raise ValueError(f"trainer.{limit}=0 leaves no image of the {cfg.split} split to score; take 1.0 for all of it")
     group = node.get("group")
     candidates = [_candidate(cfg, cfg.checkpoint, (config, content), split, folder, group, note=job.leads)]
     other = None

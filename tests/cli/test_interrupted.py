@@ -108,8 +108,15 @@ def test_predict_and_evaluate(command: Run, small_list: Path, tmp_path: Path) ->
     for number in range(20):
         Image.fromarray(np.full((60, 80, 3), number, np.uint8)).save(small_list / "images" / f"1{number:02}.png")
     arguments = ["checkpoint=best.ckpt", "device=cpu", "input=set/images", "output=out"]
-    kill = {"who": "main", "folder": "out/index", "count": 3, "signal": "SIGINT"}
-    done = command("predict", *arguments, kill={**kill, "folder": str(tmp_path / "out" / "index")})
+    # Finished files: one of this size is being written for less time than there is between two looks.
+    kill = {
+        "who": "main",
+        "folder": str(tmp_path / "out" / "index"),
+        "pattern": "*.png",
+        "count": 3,
+        "signal": "SIGINT",
+    }
+    done = command("predict", *arguments, kill=kill)
     assert line_of(done) == "error: interrupted; what is finished is kept in out; the same command goes on"
     finished = len(list((tmp_path / "out" / "overlay").glob("*.png")))
     assert 1 <= finished < 29
