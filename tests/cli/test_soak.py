@@ -40,7 +40,7 @@ KILLS = {1: (3, 6), 2: (3, 6) if "PSPNET_SOAK" in os.environ else (2, 3)}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("runs", "ranks"), zip(RUNS, (1, 2), strict=True), ids=["one rank", "two ranks"])
+@pytest.mark.parametrize(("runs", "ranks"), list(zip(RUNS, (1, 2), strict=True)), ids=["one rank", "two ranks"])
 def test_killed_at_random_and_resumed(command: Run, tmp_path: Path, runs: int, ranks: int) -> None:
     options = [*ARGUMENTS, f"trainer.devices={ranks}"]
     began = time.monotonic()
