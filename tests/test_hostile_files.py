@@ -261,6 +261,15 @@ def test_a_large_tiff_is_refused_whole_and_taken_in_windows(reader: str, tmp_pat
     assert rows.rows(59990, 60000).shape == (10, 60000, 3)
 
 
+@pytest.mark.parametrize("reader", READERS)
+def test_a_pipe_is_not_waited_for_and_a_device_not_read_to_its_end(reader: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "device.png").symlink_to("/dev/zero")
+    for name in ("pipe.png", "device.png"):
+        with pytest.raises(ValueError, match=rf"{name}' is a pipe or a device, not an ordinary file; remove it"):
+            READERS[reader](tmp_path / name)
+
+
 def test_one_tile_is_no_way_round_the_limit(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, np.zeros((256, 256), np.uint8), tile=(256, 256), compression="zlib")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -208,6 +209,10 @@ def _readable(path: Path) -> int:
 @contextmanager
 def _opening(path: Path) -> Iterator[None]:
     try:
+        found = path.stat()
+        # A folder of strangers may hold a pipe, which never answers, or a link to a device, which never ends.
+        if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
+            raise ValueError(f"{str(path)!r} is a pipe or a device, not an ordinary file; remove it")
         yield
     except FileNotFoundError as error:
         raise FileNotFoundError(f"there is no file {str(path)!r}") from error
