@@ -28,6 +28,7 @@ from pspnet_lightning.config import check_config
 from pspnet_lightning.data import TrainTransform
 from pspnet_lightning.data.reading import map_label, read_image, read_raw_label
 from pspnet_lightning.data.specs import IMAGENET_MEAN, IMAGENET_STD, benchmark_spec
+from pspnet_lightning.models.normalized import normalized
 from pspnet_lightning.runs.json_files import write_json
 
 Pair = tuple[Path, Path]
@@ -63,7 +64,6 @@ def measure_input(cfg: DictConfig) -> None:
 def _measure(pairs: list[Pair], cfg: DictConfig) -> dict[str, Any]:
     spec = benchmark_spec("ade20k")
     transform = TrainTransform(cfg.crop_size, mean=IMAGENET_MEAN)
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
 
     def decode(pair: Pair, rng: np.random.Generator) -> Any:
         return read_image(pair[0]), read_raw_label(pair[1])
@@ -76,14 +76,14 @@ def _measure(pairs: list[Pair], cfg: DictConfig) -> dict[str, Any]:
         image, label = transform(read_image(pair[0]), map_label(read_raw_label(pair[1]), spec, pair[1]), rng)
         return torch.from_numpy(image).permute(2, 0, 1), torch.from_numpy(label)
 
-    def normalised(pair: Pair, rng: np.random.Generator) -> Any:
+    def on_cpu(pair: Pair, rng: np.random.Generator) -> Any:
         image, label = ours(pair, rng)
-        return (image.float() - mean) / std, label.long()
+        return normalized(image, IMAGENET_MEAN, IMAGENET_STD), label.long()
 
     ways: dict[str, Callable[[Pair, np.random.Generator], Any]] = {
         "official sequence": official,
         "ours": ours,
-        "ours and CPU normalise": normalised,
+        "ours and CPU normalise": on_cpu,
         "decoding alone": decode,
     }
     times: dict[str, list[float]] = {way: [] for way in ways}

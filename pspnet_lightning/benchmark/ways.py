@@ -20,6 +20,7 @@ from pspnet_lightning.inference import sliding_window
 from pspnet_lightning.models import build_pspnet, exchange_convolutions, prepare_for_inference
 from pspnet_lightning.models.abilities import demand
 from pspnet_lightning.models.fast import restore_convolutions
+from pspnet_lightning.models.normalized import normalized
 from pspnet_lightning.models.pspnet import Composed
 from pspnet_lightning.models.pyramid import PyramidConvolution
 from pspnet_lightning.training.losses import CrossEntropy, segmentation_loss
@@ -176,8 +177,8 @@ class Subjects:
         size = self.cfg["size"]
         whole = cv2.resize(self.image, (size, size), interpolation=cv2.INTER_AREA)
         shifted = np.stack([np.roll(whole, 37 * number, axis=1) for number in range(count)])
-        mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (self.mean, self.std))
-        return ((torch.from_numpy(shifted).permute(0, 3, 1, 2).float() - mean) / std).contiguous().to(self.device)
+        crops = torch.from_numpy(shifted).permute(0, 3, 1, 2)
+        return normalized(crops, self.mean, self.std).contiguous().to(self.device)
 
     @torch.no_grad()
     def _calibrate(self) -> None:

@@ -27,6 +27,7 @@ from pspnet_lightning.export import (
     read_metadata,
 )
 from pspnet_lightning.launch.app import track
+from pspnet_lightning.models.normalized import normalized
 from pspnet_lightning.models.pspnet import Composed
 from pspnet_lightning.runs.checkpoint import load, spec_of_module
 from pspnet_lightning.training.module import SegmentationModule
@@ -119,12 +120,14 @@ def images_of(
         # The checkpoint knows them; computing them again would read every image.
         node.update(mean=list(spec.mean), std=list(spec.std))
     data = build_source(node)(split)
-    shift, scale = (torch.tensor(values).view(1, -1, 1, 1) for values in (spec.mean, spec.std))
     for index in sample_indices(len(data), count):
         image = torch.from_numpy(np.ascontiguousarray(data.read(index)[0])).permute(2, 0, 1)[None]
-        yield image.to(image_type) if cfg.normalize else (image - shift) / scale
+        yield image.to(image_type) if cfg.normalize else normalized(image, spec.mean, spec.std)
 
 
 def smallest_side(model: nn.Module) -> int:
-    """One above the largest stride: to exporters an axis of length 1 is no size but something to repeat."""
-    return max(model.backbone.strides) + 1 if isinstance(model, Composed) else 33
+    """Of images: twice the largest stride, so that no map has an axis of length 1.
+
+    To exporters that is no size but something to repeat, and torch.export's programs refuse it.
+    """
+    return 2 * max(model.backbone.strides) if isinstance(model, Composed) else 64

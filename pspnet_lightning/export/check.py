@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pspnet_lightning.models.normalized import normalized
+
 # Logits in float32: the largest difference relative to the largest logit. Another order of the same sums gives 2e-6.
 TOLERANCE = 1e-4
 # In bfloat16, of 8 bits, a network's largest error among its logits is some 1e-2 of the largest one.
@@ -48,16 +50,15 @@ def check(
     true, otherwise normalised, and answers logits or, with ``labels``, label maps (N, H, W).
     """
     generator = torch.Generator().manual_seed(0)
-    shift, scale = (torch.tensor(values).view(1, -1, 1, 1) for values in (mean, std))
     for count, height, width in sizes:
         # Blocks of colour, with noise: what a network answers to noise alone is nearly the same everywhere.
         blocks = torch.rand(count, channels, 5, 7, generator=generator)
         picture = torch.nn.functional.interpolate(blocks, (height, width)) * 200
         picture = (picture + 55 * torch.rand(picture.shape, generator=generator)).floor()
-        normalised = (picture - shift) / scale
+        seen = normalized(picture, mean, std)
         with torch.no_grad():
-            answer = program(picture.to(image_type) if normalize else normalised)
-            expected = network(normalised)
+            answer = program(picture.to(image_type) if normalize else seen)
+            expected = network(seen)
         if tuple(answer.shape) != tuple(expected[:, 0].shape if labels else expected.shape):
             yield Comparison((count, height, width), float("inf"), False)
             continue
@@ -83,11 +84,11 @@ def agreement(
     labels: bool,
 ) -> float:
     """The share of pixels with the same label; ``images`` (1, C, H, W) as ``program`` takes them, as in ``check``."""
-    shift, scale = (torch.tensor(values).view(1, -1, 1, 1) for values in (mean, std))
     same, total = 0, 0
     for image in images:
         with torch.no_grad():
-            answer, expected = program(image), network((image - shift) / scale if normalize else image).argmax(dim=1)
+            seen = normalized(image, mean, std) if normalize else image
+            answer, expected = program(image), network(seen).argmax(dim=1)
         chosen = answer if labels else answer.argmax(dim=1)
         same, total = same + int((chosen == expected).sum()), total + expected.numel()
     return same / total

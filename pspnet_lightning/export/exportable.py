@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pspnet_lightning.models.abilities import demand
 from pspnet_lightning.models.fast import restore_convolutions
+from pspnet_lightning.models.normalized import normalized
 from pspnet_lightning.models.portable import PortableHead, portable
 from pspnet_lightning.models.pspnet import Composed
 
@@ -17,8 +18,8 @@ from pspnet_lightning.models.pspnet import Composed
 class ExportableProgram(nn.Module):
     """A network from images to logits or labels, for ``torch.export``, ``torch.onnx`` and ``torch.jit.trace``.
 
-    ``program(image)``: (N, C, H, W) of any size above the output stride; answers logits (N, K, H, W), float32, or with
-    ``labels`` the label map (N, H, W), uint8. Equal to ``model.eval()`` up to float32 rounding. Images are normalised,
+    ``program(image)``: (N, C, H, W) of sides of twice the output stride or more; answers logits (N, K, H, W), float32, or
+    with ``labels`` the label map (N, H, W), uint8. Equal to ``model.eval()`` up to float32 rounding. Images are normalised,
     or with ``mean`` and ``std`` (each channel's, in the images' units) any number type as in their files.
 
     With ``bfloat16`` the backbone is computed in it, and the large convolution of the paper's head, all else in
@@ -59,7 +60,7 @@ class ExportableProgram(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         x = image
         if self.normalize:
-            x = (x.to(torch.float32) - self.get_buffer("mean")) / self.get_buffer("std")
+            x = normalized(x, self.get_buffer("mean"), self.get_buffer("std"))
         if self.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
         if self.in_bfloat16:

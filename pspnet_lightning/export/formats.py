@@ -35,8 +35,8 @@ def write_program(
 
     The file is for the CPU wherever the program lies; it stays there.
 
-    ``file_format``: "onnx", "torch_export" or "torchscript". N must be above 1 in the example, sides above the output
-    stride. Raises ValueError where onnx or onnxscript is not installed.
+    ``file_format``: "onnx", "torch_export" or "torchscript". N must be above 1 in the example, sides twice the output
+    stride or more. Raises ValueError where onnx or onnxscript is not installed.
     """
     assert image.shape[0] > 1
     if any(tensor.device.type != "cpu" for tensor in program.state_dict().values()):
@@ -60,7 +60,8 @@ def write_program(
 def open_program(path: str | Path, file_format: str) -> Program:
     """The file as a function from images (N, C, H, W), CPU tensors of the file's input type, to its answer.
 
-    Runs on the CPU: ONNX by onnxruntime, the others by torch. Raises ValueError where onnxruntime is not installed.
+    Runs on the CPU: ONNX by onnxruntime, the others by torch. Raises ValueError where onnxruntime is not installed,
+    and the function for an image that torch's program does not take.
     """
     if file_format == "onnx":
         return _open_onnx(path)
@@ -69,8 +70,12 @@ def open_program(path: str | Path, file_format: str) -> Program:
         run: Any = torch.export.load(path).module() if file_format == "torch_export" else torch.jit.load(path).eval()
 
     def program(image: Tensor) -> Tensor:
-        with torch.no_grad():
-            answer: Tensor = run(image)
+        try:
+            with torch.no_grad():
+                answer: Tensor = run(image)
+        except (RuntimeError, AssertionError) as error:
+            why = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            raise ValueError(f"{path} does not take an image of shape {tuple(image.shape)}: {why.strip()}") from error
         return answer
 
     return program

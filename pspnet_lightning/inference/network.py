@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from pspnet_lightning.inference import SlidingWindow, predict_probabilities
 from pspnet_lightning.inference.finite import require_finite
 from pspnet_lightning.models import exchange_convolutions, prepare_for_inference
+from pspnet_lightning.models.normalized import normalized
 
 
 class SegmentationNetwork(L.LightningModule):
@@ -45,9 +46,8 @@ class SegmentationNetwork(L.LightningModule):
 
     def normalize(self, image: Tensor) -> Tensor:
         """uint8 or float (N, C, H, W) in 0..255 -> float32, zero mean and unit variance, channels_last."""
-        mean, std = self.get_buffer("mean"), self.get_buffer("std")
-        # Converted first: uint8 minus float would promote element by element in NCHW strides on some devices.
-        return ((image.float() - mean) / std).contiguous(memory_format=self.memory_format)
+        values = normalized(image, self.get_buffer("mean"), self.get_buffer("std"))
+        return values.contiguous(memory_format=self.memory_format)
 
     def forward(self, image: Tensor) -> Any:
         """uint8 images (N, C, H, W) -> what the network answers: full-size logits (N, K, H, W) in eval mode."""

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from pspnet_lightning.inference.finite import NotFinite
 from pspnet_lightning.inference.protocol import SlidingWindow
 from pspnet_lightning.inference.rows import RowResizer, resize
+from pspnet_lightning.models.normalized import normalized
 from pspnet_lightning.models.upsampling import LowLogits, parts
 
 Network = Callable[[Tensor], Tensor]
@@ -209,10 +210,8 @@ def _strip(
 ) -> Tensor:
     """Normalised rows top..top+crop_h of the padded image; the padding is the mean, which normalises to zero."""
     pixels = rows(max(top, 0), min(top + crop_h, height))
-    shift, scale = (torch.tensor(values, device=pixels.device).view(-1, 1, 1) for values in (mean, std))
-    normalised = (pixels - shift) / scale
     above, below = max(-top, 0), max(top + crop_h - height, 0)
-    return F.pad(normalised, (pad_left, padded_w - pad_left - pixels.shape[2], above, below))
+    return F.pad(normalized(pixels, mean, std), (pad_left, padded_w - pad_left - pixels.shape[2], above, below))
 
 
 def _answering(network: Network) -> Callable[[Tensor], Tensor | LowLogits]:

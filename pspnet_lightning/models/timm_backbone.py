@@ -25,7 +25,8 @@ class TimmBackbone(nn.Module):
     ``name``: as in ``timm.list_models()``, with or without the tag of its weights. Its last stages are dilated to
     ``output_stride`` (8 or 16) where timm can do that, otherwise it keeps its own, and a warning says so. It answers
     the last four maps of stride 4 or more; transformers' channels-last maps are permuted. Images whose sides are no
-    multiple of the largest stride are padded with zeros, the mean, below and on the right, if the network needs that.
+    multiple of the largest stride, or twice it, are padded with zeros, the mean, below and on the right, if the network
+    needs that.
 
     ``mean``, ``std``: what its weights want, of R, G, B in 0..255. Raises ValueError for a name that timm does not
     have, for a network that answers no maps, and for one that takes images of one size only.
@@ -43,8 +44,8 @@ class TimmBackbone(nn.Module):
         self.name, self.in_channels = name, in_channels
         net: Any = _create(timm, name, in_channels, output_stride)
         for module in net.modules():
-            if type(module).__name__ == "Conv2dSame":
-                module.__class__ = _Same
+            if (same := SAME.get(type(module).__name__)) is not None:
+                module.__class__ = same
         self.net = net
         strides, channels = net.feature_info.reduction(), net.feature_info.channels()
         self.taken = [number for number, stride in enumerate(strides) if stride >= 4][-4:]
@@ -54,24 +55,21 @@ class TimmBackbone(nn.Module):
             _log.warning(
                 "%s cannot be dilated to output stride %d: it keeps its own, %d", name, output_stride, self.strides[-1]
             )
-        cfg: Any = timm.get_pretrained_cfg(name)
-        self.mean = tuple(round(255 * value, 6) for value in cfg.mean)
-        self.std = tuple(round(255 * value, 6) for value in cfg.std)
+        self.mean, self.std = (tuple(round(255 * v, 6) for v in net.pretrained_cfg[key]) for key in ("mean", "std"))
         self.channels_last_maps = self._channels_last()
-        # Whether it answers maps of the announced sizes without help.
-        self.padded = False
-        self.padded = self._shapes(65, 97) != self._announced(65, 97)
+        # Sides of images to which it answers maps of the announced sizes; MobileViTv2's last map must be even.
+        largest = max(self.strides)
+        self.multiple = next((each for each in (1, largest) if self._answers_as_announced(each)), 2 * largest)
 
     def forward(self, x: Tensor) -> Sequence[Tensor]:
         height, width = x.shape[-2:]
-        if self.padded:
-            largest = max(self.strides)
-            x = F.pad(x, (0, -width % largest, 0, -height % largest))
+        if self.multiple > 1:
+            x = F.pad(x, (0, -width % self.multiple, 0, -height % self.multiple))
         maps = self.net(x)
         chosen = [maps[number] for number in self.taken]
         if self.channels_last_maps:
             chosen = [each.permute(0, 3, 1, 2).contiguous() for each in chosen]
-        if not self.padded:
+        if self.multiple == 1:
             return chosen
         return [
             _cut(_cut(each, 2, -(-height // stride)), 3, -(-width // stride))
@@ -108,8 +106,8 @@ class TimmBackbone(nn.Module):
 
     def _channels_last(self) -> bool:
         """Whether the channels of the maps come last, from what it answers to one small image."""
-        sides = 2 * max(self.strides), 3 * max(self.strides)
-        self.channels_last_maps = self.padded = False
+        sides = 2 * max(self.strides), 4 * max(self.strides)
+        self.channels_last_maps, self.multiple = False, 1
         shapes, announced = self._shapes(*sides), self._announced(*sides)
         if shapes == announced:
             return False
@@ -119,6 +117,10 @@ class TimmBackbone(nn.Module):
             f"model.backbone={self.name!r} does not take an image of {sides[0]} x {sides[1]}, or answers no maps of it "
             f"({shapes}): a network for segmentation takes any size. Take another one"
         )
+
+    def _answers_as_announced(self, multiple: int) -> bool:
+        self.multiple = multiple
+        return self._shapes(65, 97) == self._announced(65, 97)
 
     def _announced(self, height: int, width: int) -> list[tuple[int, ...]]:
         return [(c, -(-height // s), -(-width // s)) for c, s in zip(self.channels, self.strides, strict=True)]
@@ -142,18 +144,42 @@ def _cut(x: Tensor, axis: int, length: int) -> Tensor:
     return x.narrow(axis, 0, length)
 
 
-class _Same(nn.Conv2d):
+def _same(x: Tensor, kernel: Any, stride: Any, dilation: Any = (1, 1), value: float = 0.0) -> Tensor:
     """TensorFlow's padding, by arithmetic that exporters can write down for any size."""
+    sides: list[Any] = []
+    for axis in (1, 0):
+        reach = (kernel[axis] - 1) * dilation[axis]
+        total: Any = reach - (x.shape[2 + axis] - 1) % stride[axis]
+        if reach < stride[axis] - 1:
+            total = torch.sym_max(total, 0)
+        sides += [total // 2, total - total // 2]
+    return F.pad(x, sides, value=value)
 
+
+class _SameConv(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
-        sides: list[Any] = []
-        for size, kernel, stride, dilation in zip(
-            x.shape[:1:-1], self.kernel_size[::-1], self.stride[::-1], self.dilation[::-1], strict=True
-        ):
-            reach = (kernel - 1) * dilation
-            total = reach - (size - 1) % stride if reach >= stride - 1 else 0
-            sides += [total // 2, total - total // 2]
-        return F.conv2d(F.pad(x, sides), self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+        x = _same(x, self.kernel_size, self.stride, self.dilation)
+        return F.conv2d(x, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+
+
+class _SameAverage(nn.AvgPool2d):
+    def forward(self, x: Tensor) -> Tensor:
+        x = _same(x, self.kernel_size, self.stride)
+        return F.avg_pool2d(x, self.kernel_size, self.stride, 0, self.ceil_mode, self.count_include_pad)
+
+
+class _SameMax(nn.MaxPool2d):
+    def forward(self, x: Tensor) -> Tensor:
+        x = _same(x, self.kernel_size, self.stride, self.dilation, -torch.inf)
+        return F.max_pool2d(x, self.kernel_size, self.stride, 0, self.dilation, self.ceil_mode)
+
+
+# timm's modules that ask math.ceil for the padding, which exporters cannot write down.
+SAME: dict[str, type[nn.Module]] = {
+    "Conv2dSame": _SameConv,
+    "AvgPool2dSame": _SameAverage,
+    "MaxPool2dSame": _SameMax,
+}
 
 
 def _create(timm: Any, name: str, in_channels: int, output_stride: int) -> nn.Module:

@@ -103,7 +103,7 @@ def test_labels_from_torch_programs(command: Run, checkpoint: Path, file_format:
         assert float((labels != logits(checkpoint, image).argmax(dim=1)).float().mean()) < 1e-3
     metadata = read_metadata(path, file_format)
     assert json.loads(metadata["classes"]) == ["sky", "road", "car"]
-    assert json.loads(metadata["smallest_side"]) == 17
+    assert json.loads(metadata["smallest_side"]) == 32
     assert str(CONFIG_DIR.parent).encode() not in path.read_bytes()
 
 

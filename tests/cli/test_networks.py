@@ -12,7 +12,7 @@ import torch
 from conftest import REPOSITORY, Run
 from PIL import Image
 
-from pspnet_lightning.runs.checkpoint import read_checkpoint
+from pspnet_lightning.runs.checkpoint import load, read_checkpoint
 
 TRAINING = [
     "trainer.accelerator=cpu",
@@ -35,8 +35,8 @@ NETWORKS = {
     "paper": [*PAPER, "model.output_stride=16"],
     "fusion": [*PAPER, "model.fusion=gate"],
     "head": [*PAPER, "model.head=aspp", "model.output_stride=16"],
-    "timm_cnn": ["model=timm", "model.backbone=tf_efficientnet_lite0", "model.output_stride=16"],
-    "timm_transformer": ["model=timm", "model.backbone=pvt_v2_b0", "model.head=uper"],
+    "timm_cnn": ["model=timm", "model.backbone=test_resnet", "model.output_stride=16"],
+    "timm_transformer": ["model=timm", "model.backbone=pvt_v2_b0", "model.head=uper", "model.head_channels=16"],
     "own_backbone": ["model=own_backbone", "model.backbone.width=8"],
     "own_head": ["model=own_head", "model.width=8", "model.output_stride=16"],
     "own_fusion": ["model=own_fusion", "model.width=8", "model.output_stride=16"],
@@ -88,7 +88,7 @@ def test_everything_else_of_ones_own(command: Run, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
-def test_every_command(name: str, command: Run, tmp_path: Path) -> None:
+def test_every_command(name: str, command: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(REPOSITORY / "docs" / "examples", tmp_path, dirs_exist_ok=True)
     network = NETWORKS[name]
 
@@ -127,6 +127,16 @@ def test_every_command(name: str, command: Run, tmp_path: Path) -> None:
     Image.fromarray(image).save(tmp_path / "images" / "a.png")
     run("predict", given, *trust, "input=images", "output=predicted", "device=cpu")
     assert np.array(Image.open(tmp_path / "predicted" / "index" / "a.png")).shape[:2] == (75, 98)
+    # Prepared for inference: the same function with less to do.
+    monkeypatch.syspath_prepend(tmp_path)  # as the folder where the user stands is, to a command
+    x = torch.from_numpy(image).permute(2, 0, 1)[None]
+    plain, prepared = (load(tmp_path / given.partition("=")[2], trust=(name,)).eval() for _ in range(2))
+    with torch.no_grad():
+        expected, answered = plain(x), prepared.prepare_for_inference()(x)
+    assert float((answered - expected).abs().max()) < 1e-4 * float(expected.abs().max())
+    # There is nothing to convert in what this project has written.
+    said = run("convert", "weights=run/checkpoints/best.ckpt", "source=semseg", "data=scenes", "output=a.ckpt", code=1)
+    assert "is a checkpoint of this project already; there is nothing to convert" in said
     for file_format in ("onnx", "torch_export", "torchscript", "safetensors"):
         message = NOT_WRITTEN.get((name, file_format))
         said = run("export", given, *trust, f"format={file_format}", code=0 if message is None else 1)

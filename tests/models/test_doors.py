@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
+from timm.layers.conv2d_same import Conv2dSame
+from timm.layers.pool2d_same import AvgPool2dSame, MaxPool2dSame
 from torch import Tensor, nn
 
 from pspnet_lightning.explain.contributions import explain, head_shares, logit_shares, require_sum
@@ -17,6 +20,7 @@ from pspnet_lightning.models.build import HEADS
 from pspnet_lightning.models.fcn import FCNHead
 from pspnet_lightning.models.pyramid import PyramidHead
 from pspnet_lightning.models.resnet import ResNet
+from pspnet_lightning.models.timm_backbone import SAME, TimmBackbone
 from pspnet_lightning.models.uper import UPerHead
 
 SMALL: dict[str, Any] = {"depth": 18, "stem": "plain", "width": 8}
@@ -148,11 +152,25 @@ def test_the_pyramid_of_uper_is_convolved_exactly() -> None:
     assert difference(exact(features), plain(features)) < 1e-12
 
 
+# One of each family that timm dilates and whose images are normalised as torchvision's.
+DILATED = (
+    "resnet18",
+    "convnext_atto",
+    "efficientnet_b0",
+    "regnetx_002",
+    "mobilenetv3_small_050",
+    "resnest14d",
+    "res2net50_14w_8s",
+)
+
+
 @pytest.mark.parametrize(
     ("name", "output_stride", "strides", "mean"),
     [
         ("tf_efficientnet_lite0", 16, (4, 8, 16, 16), 127.5),
-        pytest.param("convnext_atto", 8, (4, 8, 8, 8), 123.675, marks=pytest.mark.slow),
+        *(pytest.param(name, 8, (4, 8, 8, 8), 123.675, marks=pytest.mark.slow) for name in DILATED),
+        pytest.param("mobilevit_xxs", 8, (4, 8, 8, 8), 0.0, marks=pytest.mark.slow),
+        pytest.param("mobilevitv2_050", 8, (4, 8, 8, 8), 0.0, marks=pytest.mark.slow),
         pytest.param("swin_tiny_patch4_window7_224", 8, (4, 8, 16, 32), 123.675, marks=pytest.mark.slow),
         pytest.param("vit_tiny_patch16_224", 8, (16, 16, 16), 127.5, marks=pytest.mark.slow),
     ],
@@ -173,12 +191,34 @@ def test_networks_of_timm(
     require_the_same_function(trained(network))
 
 
+def test_a_name_of_an_earlier_timm() -> None:
+    assert TimmBackbone("mnasnet_b1").mean == (123.675, 116.28, 103.53)  # mnasnet_100
+
+
+def test_timms_padding_in_operations_for_exporters() -> None:
+    """The same values as timm's modules, also where a stride leaves out what a kernel never sees."""
+    compared = 0
+    for kernel, stride, dilation in itertools.product((1, 2, 3, 5), (1, 2, 4), (1, 2)):
+        modules: list[Any] = [
+            Conv2dSame(3, 4, kernel, stride, dilation=dilation),
+            AvgPool2dSame(kernel, stride),
+            MaxPool2dSame(kernel, stride, dilation=dilation),
+        ]
+        for module in modules:
+            x = torch.randn(1, 3, 17, 12)
+            expected = module(x)
+            module.__class__ = SAME[type(module).__name__]
+            assert torch.equal(module(x), expected)
+            compared += 1
+    assert compared == 72
+
+
 def test_what_is_no_backbone_of_timm() -> None:
     with pytest.raises(ValueError, match=r"model\.backbone='resnet51' is no network of timm; near are: resnet51q"):
         build_pspnet(5, backbone="resnet51")
     with pytest.raises(ValueError, match="is no network of timm"):
         build_pspnet(5, backbone="hf-hub:somebody/resnet18")
-    with pytest.raises(ValueError, match=r"does not take an image of 64 x 96, .*divisible"):
+    with pytest.raises(ValueError, match=r"does not take an image of 64 x 128, .*divisible"):
         build_pspnet(5, backbone="maxvit_rmlp_pico_rw_256")
 
 
