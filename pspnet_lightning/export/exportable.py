@@ -18,9 +18,9 @@ from pspnet_lightning.models.pspnet import Composed
 class ExportableProgram(nn.Module):
     """A network from images to logits or labels, for ``torch.export``, ``torch.onnx`` and ``torch.jit.trace``.
 
-    ``program(image)``: (N, C, H, W) of sides of twice the output stride or more; answers logits (N, K, H, W), float32, or
-    with ``labels`` the label map (N, H, W), uint8. Equal to ``model.eval()`` up to float32 rounding. Images are normalised,
-    or with ``mean`` and ``std`` (each channel's, in the images' units) any number type as in their files.
+    ``program(image)``: (N, C, H, W) of sides of twice the output stride or more; answers logits (N, K, H, W), float32,
+    or with ``labels`` the label map (N, H, W), uint8. Equal to ``model.eval()`` up to float32 rounding. Images are
+    normalised, or with ``mean`` and ``std`` (each channel's, in the images' units) any number type as in their files.
 
     With ``bfloat16`` the backbone is computed in it, and the large convolution of the paper's head, all else in
     float32; the model's BatchNorms must have been folded. Raises ValueError where a network has no backbone and head.
