@@ -27,7 +27,7 @@ from rich.table import Table
 from pspnet_lightning.config import check_config
 from pspnet_lightning.data import TrainTransform
 from pspnet_lightning.data.reading import map_label, read_image, read_raw_label
-from pspnet_lightning.data.specs import IMAGENET_MEAN, IMAGENET_STD, benchmark_spec
+from pspnet_lightning.data.specs import IMAGENET_MEAN, IMAGENET_STD, public_spec
 from pspnet_lightning.models.normalized import normalized
 from pspnet_lightning.runs.json_files import write_json
 
@@ -62,7 +62,7 @@ def measure_input(cfg: DictConfig) -> None:
 
 
 def _measure(pairs: list[Pair], cfg: DictConfig) -> dict[str, Any]:
-    spec = benchmark_spec("ade20k")
+    spec = public_spec("ade20k")
     transform = TrainTransform(cfg.crop_size, mean=IMAGENET_MEAN)
 
     def decode(pair: Pair, rng: np.random.Generator) -> Any:

@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from pspnet_lightning.callbacks.gather import gather_arrays
-from pspnet_lightning.callbacks.report import RunReport
+from pspnet_lightning.callbacks.results import RunResults
 from pspnet_lightning.data import SegmentationDataset
 from pspnet_lightning.data.submission import PredictionFiles
 from pspnet_lightning.metrics import BoundaryScores
@@ -22,8 +22,8 @@ from pspnet_lightning.runs.json_files import write_json
 from pspnet_lightning.visualize import save_png
 
 
-class EvaluationReport(RunReport):
-    """``RunReport`` and, for each image, its mIoU and aAcc in ``images.csv``; ``worst.png`` and ``best.png``.
+class EvaluationResults(RunResults):
+    """``RunResults`` and, for each image, its mIoU and aAcc in ``images.csv``; ``worst.png`` and ``best.png``.
 
     ``data`` is the split that is evaluated, ``record`` what ``results.json`` holds besides the scores (protocol,
     checkpoint), ``pictures`` the number of images on each sheet, ``boundary`` what else is scored. Images are ranked

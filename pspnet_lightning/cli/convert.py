@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from pspnet_lightning.config import as_plain, build_module, build_source, check_config
 from pspnet_lightning.data import DataSpec
-from pspnet_lightning.data.specs import benchmark_spec
+from pspnet_lightning.data.specs import public_spec
 from pspnet_lightning.export import read_weights
 from pspnet_lightning.launch.app import run
 from pspnet_lightning.models.convert import Converted, convert, read_caffemodel
@@ -91,7 +91,7 @@ def _spec(cfg: DictConfig) -> DataSpec:
     choice = HydraConfig.get().runtime.choices["data"]
     if any(OmegaConf.is_missing(cfg.data, key) for key in cfg.data):
         try:
-            return benchmark_spec(choice)
+            return public_spec(choice)
         except FileNotFoundError:
             pass  # no benchmark: the message of build_source says what is missing
     return build_source(cfg.data)("val").spec

@@ -21,16 +21,16 @@ from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig, OmegaConf
 from rich import get_console
 
-from pspnet_lightning.callbacks import EvaluationReport, SavePredictions, progress_bar
+from pspnet_lightning.callbacks import EvaluationResults, SavePredictions, progress_bar
 from pspnet_lightning.config import as_plain, build, build_eval_data, build_source, check_config, settle_precision
-from pspnet_lightning.config.evaluation import build_protocol, sha256_of, shown_protocol
+from pspnet_lightning.config.evaluation import build_protocol, protocol_text, sha256_of
 from pspnet_lightning.config.trusted import StoredConfig
 from pspnet_lightning.data import DataSpec, SegmentationDataset
 from pspnet_lightning.data.submission import prediction_files
 from pspnet_lightning.disk import clear_parts
 from pspnet_lightning.inference import SlidingWindow
 from pspnet_lightning.launch.app import interruptible, relative, track
-from pspnet_lightning.launch.job import Job
+from pspnet_lightning.launch.job import JobRanks
 from pspnet_lightning.launch.locks import locked
 from pspnet_lightning.launch.outside import match_devices, ranks_of
 from pspnet_lightning.launch.ranks import start
@@ -61,7 +61,7 @@ def evaluate(cfg: DictConfig) -> float:
     data and protocol do not fit each other.
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
-    job = Job("pspnet_lightning.cli.evaluate.evaluate")
+    job = JobRanks("pspnet_lightning.cli.evaluate.evaluate")
     mine = (
         locked(folder, f"folder {relative(folder)}", "give another hydra.run.dir=...") if job.leads else nullcontext()
     )
@@ -134,10 +134,10 @@ class _Candidate:
     folder: Path
     module: SegmentationModule
     protocol: SlidingWindow
-    report: EvaluationReport
+    results: EvaluationResults
 
 
-def _evaluate(cfg: DictConfig, folder: Path, job: Job) -> float:
+def _evaluate(cfg: DictConfig, folder: Path, job: JobRanks) -> float:
     check_config(cfg, "evaluate")
     settle_precision(cfg)
     match_devices(cfg)
@@ -183,7 +183,7 @@ def _evaluate(cfg: DictConfig, folder: Path, job: Job) -> float:
     files = prediction_files(split, cfg.split) if cfg.evaluation.save_predictions else None
     standing = list(trainer.callbacks)  # type: ignore[attr-defined]
     for one in candidates:
-        own: list[Callback] = [one.report]
+        own: list[Callback] = [one.results]
         if files is not None:
             own.append(SavePredictions(str(one.folder / "predictions"), files))
         if trainer.is_global_zero:
@@ -194,7 +194,7 @@ def _evaluate(cfg: DictConfig, folder: Path, job: Job) -> float:
         result = one.module.val_scores
         assert result is not None
         if trainer.is_global_zero:
-            print(f"{one.path} on {split.spec.name} {cfg.split}: {shown_protocol(one.protocol)}")
+            print(f"{one.path} on {split.spec.name} {cfg.split}: {protocol_text(one.protocol)}")
             if split.labelled:
                 print(_scores(result, one.folder))
             if files is not None:
@@ -234,8 +234,8 @@ def _candidate(
         },
         "overrides": list(HydraConfig.get().overrides.task),
     }
-    report = EvaluationReport(str(folder), split, record, cfg.evaluation.pictures, group, _boundary(cfg, split.spec))
-    return _Candidate(path, folder, module, protocol, report)
+    results = EvaluationResults(str(folder), split, record, cfg.evaluation.pictures, group, _boundary(cfg, split.spec))
+    return _Candidate(path, folder, module, protocol, results)
 
 
 def _boundary(cfg: DictConfig, spec: DataSpec) -> BoundaryScores | None:

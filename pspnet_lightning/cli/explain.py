@@ -30,7 +30,7 @@ from pspnet_lightning.explain import (
     receptive_field_figure,
 )
 from pspnet_lightning.explain.context import ContextResult, ContextStudy
-from pspnet_lightning.explain.contributions import Baseline, Explanation, explain, require_sum
+from pspnet_lightning.explain.contributions import Baseline, Explanation, explanation, require_sum
 from pspnet_lightning.explain.receptive_field import effective_receptive_fields
 from pspnet_lightning.launch.app import run, track
 from pspnet_lightning.launch.locks import locked
@@ -95,12 +95,12 @@ def _explain(
     folder: Path,
 ) -> None:
     study = ContextStudy(model.head.sources, spec.num_classes, ignore_index=spec.ignore_index)
-    shown = set(range(len(pictures)) if cfg.input is not None else sample_indices(len(pictures), cfg.pictures))
+    drawn = set(range(len(pictures)) if cfg.input is not None else sample_indices(len(pictures), cfg.pictures))
     for number, picture in enumerate(track(pictures, len(pictures), text="explaining")):
-        found = explain(model, _tensor(module, picture.image), baseline)
+        found = explanation(model, _tensor(module, picture.image), baseline)
         target = None if picture.label is None else torch.from_numpy(picture.label)[None].long()
         study.update(found, target)
-        if number in shown:
+        if number in drawn:
             _write_picture(picture, found, spec, folder, arrays=cfg.arrays)
     result = study.compute()
     described = {
@@ -123,7 +123,7 @@ def _explain(
         context_figure(result, spec, folder / "context.png")
     Console().print(context_table(result, spec.classes))
     print(f"a removed source is replaced by {_BASELINE_TEXT[cfg.baseline].format(cfg.split)}")
-    print(f"written: {folder}, {len(shown)} sheet{'s' if len(shown) != 1 else ''} and context.json", flush=True)
+    print(f"written: {folder}, {len(drawn)} sheet{'s' if len(drawn) != 1 else ''} and context.json", flush=True)
 
 
 _BASELINE_TEXT = {"mean": "its mean over the {} split", "zero": "zero"}

@@ -15,7 +15,7 @@ import torch
 from omegaconf import DictConfig
 
 from pspnet_lightning.config import check_config
-from pspnet_lightning.config.evaluation import build_protocol, sha256_of, shown_protocol, trained_bands, trained_crop
+from pspnet_lightning.config.evaluation import build_protocol, protocol_text, sha256_of, trained_bands, trained_crop
 from pspnet_lightning.config.trusted import StoredConfig
 from pspnet_lightning.data import DataSpec
 from pspnet_lightning.data.description import image_reader
@@ -72,7 +72,7 @@ def predict(cfg: DictConfig) -> None:
             _reader(config, spec),
             cfg.stream_above,
         )
-        _predict(cfg, work, inputs, f"{spec.num_classes} classes of {spec.name}: {shown_protocol(protocol)}")
+        _predict(cfg, work, inputs, f"{spec.num_classes} classes of {spec.name}: {protocol_text(protocol)}")
 
 
 def _predict(cfg: DictConfig, work: _Work, inputs: list[Input], said: str) -> None:
@@ -113,15 +113,15 @@ class _Work:
     def through(self, inputs: list[Input]) -> list[tuple[Path, str]]:
         """Predicts the inputs; answers those that could not be, with the reason."""
         failed = []
-        with _bar(len(inputs)) as report, ThreadPoolExecutor(1) as pool:
+        with _bar(len(inputs)) as progress, ThreadPoolExecutor(1) as pool:
             ahead: Future[np.ndarray | None] | None = None
             for number, source in enumerate(inputs):
-                report(source.path.name, number, 0.0)
+                progress(source.path.name, number, 0.0)
                 image = ahead or pool.submit(self._read, source)
                 following = inputs[number + 1] if number + 1 < len(inputs) else None
                 ahead = None if following is None else pool.submit(self._read, following)
                 try:
-                    self._one(source, image.result(), partial(report, source.path.name, number))
+                    self._one(source, image.result(), partial(progress, source.path.name, number))
                 except _OF_ONE_INPUT as error:
                     failed.append((source.path, str(error) or type(error).__name__))
         return failed
@@ -136,7 +136,7 @@ class _Work:
                 return None
         return self.reader.read(source.path)
 
-    def _one(self, source: Input, image: np.ndarray | None, report: Callable[[float], None]) -> None:
+    def _one(self, source: Input, image: np.ndarray | None, progress: Callable[[float], None]) -> None:
         if source.is_video:
             if self.writer.outputs.probabilities:
                 raise ValueError("probabilities=true is for images; a video's would fill the disk")
@@ -145,11 +145,11 @@ class _Work:
                 self.writer,
                 self.predictor.labels,
                 self.manifest,
-                lambda number, total: report(number / total if total else 0.0),
+                lambda number, total: progress(number / total if total else 0.0),
             )
             return
         if image is None or image.shape[0] * image.shape[1] > self.stream_above:
-            files = self._stream(source, image, report)
+            files = self._stream(source, image, progress)
         else:
             tags = georeference(source.path)
             probabilities = self.predictor.probabilities(image) if self.writer.outputs.probabilities else None
@@ -157,7 +157,7 @@ class _Work:
             files = self.writer.image(source.stem, image, labels, probabilities, tags)
         self.manifest.finish(source.path, files)
 
-    def _stream(self, source: Input, image: np.ndarray | None, report: Callable[[float], None]) -> list[Path]:
+    def _stream(self, source: Input, image: np.ndarray | None, progress: Callable[[float], None]) -> list[Path]:
         if self.writer.outputs.probabilities:
             raise ValueError(
                 "probabilities=true: this image has more than stream_above pixels, and its probabilities would fill "
@@ -176,7 +176,7 @@ class _Work:
             for band in self.predictor.stream(rows, height, width):
                 yield band
                 done += len(band)
-                report(done / height)
+                progress(done / height)
 
         return self.writer.stream(source.stem, rows, bands(), height, width, tiff=image is None, tags=tags)
 

@@ -33,7 +33,7 @@ from pspnet_lightning.data.transforms import as_size
 from pspnet_lightning.disk import clear_parts, replacing
 from pspnet_lightning.launch import optuna_sweeper
 from pspnet_lightning.launch.app import USER_ERRORS, interruptible, keeping, message_of, relative, track
-from pspnet_lightning.launch.job import Job
+from pspnet_lightning.launch.job import JobRanks
 from pspnet_lightning.launch.outside import match_devices, ranks_of
 from pspnet_lightning.launch.preflight import check_rate, preflight
 from pspnet_lightning.launch.ranks import start
@@ -73,7 +73,7 @@ def train(cfg: DictConfig) -> float:
     folder = _run_folder()
     if not _in_sweep():
         keeping(partial(kept_in, folder, cfg.ckpt_path))
-    job = Job("pspnet_lightning.cli.train.train")
+    job = JobRanks("pspnet_lightning.cli.train.train")
     with (
         Preemption(folder / "checkpoints", leads=job.leads) as preemption,
         _record(cfg, folder, leads=job.leads) as record,
@@ -83,7 +83,7 @@ def train(cfg: DictConfig) -> float:
         return _train(cfg, folder, record, job, preemption)
 
 
-def _train(cfg: DictConfig, folder: Path, record: RunRecord, job: Job, preemption: Preemption) -> float:
+def _train(cfg: DictConfig, folder: Path, record: RunRecord, job: JobRanks, preemption: Preemption) -> float:
     check_config(cfg, "train")
     check_rate(as_plain(cfg), HydraConfig.get().overrides.task)
     match_devices(cfg)
@@ -194,7 +194,7 @@ def _record(cfg: DictConfig, folder: Path, *, leads: bool) -> RunRecord:
         sweep=str(Path(composed.sweep.dir).resolve()) if multirun else None,
         resumed=cfg.ckpt_path is not None,
         write=leads and getattr(rank_zero_only, "rank", 0) == 0,
-        explain=lambda error: message_of(error) if isinstance(error, USER_ERRORS) else last_line(error),
+        reason=lambda error: message_of(error) if isinstance(error, USER_ERRORS) else last_line(error),
     )
 
 
@@ -207,7 +207,7 @@ def _fit_and_report(
     folder: Path,
     layer_sync: SyncBatchNormOnGPUs,
     preemption: Preemption,
-    job: Job,
+    job: JobRanks,
 ) -> None:
     if trainer.is_global_zero:
         _save_config(cfg, folder / "config.yaml")

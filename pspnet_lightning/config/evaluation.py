@@ -53,7 +53,7 @@ def trained_bands(config: Mapping[str, Any]) -> list[int] | None:
     return bands if isinstance(bands, list) else None  # of Potsdam the key names a set of files
 
 
-def shown_protocol(protocol: SlidingWindow) -> str:
+def protocol_text(protocol: SlidingWindow) -> str:
     """A protocol in half a line."""
     if protocol.is_one_pass:
         return "whole images at their own size"

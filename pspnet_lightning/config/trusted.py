@@ -41,7 +41,7 @@ ALLOWED: dict[str, frozenset[str]] = {
     "callbacks.*": _names("lightning.pytorch.callbacks", "RichModelSummary")
     | _names(
         "pspnet_lightning.callbacks",
-        "MedianPruning RunCheckpoint RunReport StepCheckpoint Throughput ValidationPictures progress_bar",
+        "MedianPruning RunCheckpoint RunResults StepCheckpoint Throughput ValidationPictures progress_bar",
     )
     | _names("pspnet_lightning.loggers", "Dashboard")
     | _names("pspnet_lightning.training", "ExponentialMovingAverage"),
@@ -50,6 +50,7 @@ ALLOWED: dict[str, frozenset[str]] = {
 # What files of earlier versions call these modules.
 _EARLIER = {
     "pspnet_lightning.models.PSPNet": "pspnet_lightning.models.build_pspnet",
+    "pspnet_lightning.callbacks.RunReport": "pspnet_lightning.callbacks.RunResults",
     "pspnet_lightning.losses.": "pspnet_lightning.training.losses.",
     "pspnet_lightning.optim.": "pspnet_lightning.training.optim.",
     "pspnet_lightning.data.benchmarks.": "pspnet_lightning.data.public.",

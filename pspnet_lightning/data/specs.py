@@ -137,7 +137,7 @@ def known_classes(name: str) -> tuple[tuple[str, ...], tuple[Colour, ...]]:
     return tuple(row[3] for row in rows), as_palette([[int(value) for value in row[:3]] for row in rows])
 
 
-def benchmark_spec(name: str, classes: str | None = None, *, label_map: Mapping[int, int] | None = None) -> DataSpec:
+def public_spec(name: str, classes: str | None = None, *, label_map: Mapping[int, int] | None = None) -> DataSpec:
     """The spec of a benchmark whose class table is ``classes`` (default: its own name)."""
     names, palette = known_classes(classes or name)
     return DataSpec(name=name, classes=names, palette=palette, label_map=label_map)

@@ -152,7 +152,7 @@ class Explanation:
 
 
 @torch.no_grad()
-def explain(model: Composed, images: Tensor, baseline: Baseline | None = None) -> Explanation:
+def explanation(model: Composed, images: Tensor, baseline: Baseline | None = None) -> Explanation:
     """Takes the predictions for normalised images (N, C, H, W) apart; without ``baseline``: against zero.
 
     Raises ValueError for a model in training mode and for one of a single class, where nothing is decided.

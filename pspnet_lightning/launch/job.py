@@ -52,7 +52,7 @@ class RankFailure(ValueError):
     """Another rank failed; the message names it and says why."""
 
 
-class Reports(Protocol):
+class Leader(Protocol):
     """Whom a process that was handed a job tells how it goes."""
 
     def add_ready(self, count: int) -> None: ...
@@ -64,7 +64,7 @@ class Reports(Protocol):
 class Handed:
     """The job that this process was handed: whom it tells how it goes, and where its process group meets."""
 
-    reports: Reports
+    leader: Leader
     meeting: Meeting
 
 
@@ -79,7 +79,7 @@ class _Standing:
 standing = _Standing()
 
 
-class Job:
+class JobRanks:
     """The ranks of one job, as a context: afterwards this process is as it was before.
 
     ``adopt`` the trainer once it is built: the other ranks start. ``join`` before its first use: they are waited for.
@@ -164,7 +164,7 @@ class Job:
         if self._exchange is not None:
             self._wait_until_ready(self._exchange.ready, own - 1)
         if standing.handed is not None:
-            standing.handed.reports.add_ready(own)
+            standing.handed.leader.add_ready(own)
         elif self._outside is not None:
             self._wait_until_ready(self._outside.ready, trainer.world_size - own)
             assert standing.gathering is not None

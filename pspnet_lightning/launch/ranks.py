@@ -170,7 +170,7 @@ def _set_hydra_config(node: Mapping[str, Any]) -> None:
 def _report(handed: Handed, rank: int, error: BaseException) -> None:
     text = f"rank {rank}: {message_of(error)}" if isinstance(error, USER_ERRORS) else f"rank {rank}: {error!r}"
     try:
-        first = handed.reports.fail(text)
+        first = handed.leader.fail(text)
     except RuntimeError:
         return  # rank 0 is gone: this was a consequence
     # Where a peer has gone, the trace is of no use: rank 0 says who.

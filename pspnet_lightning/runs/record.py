@@ -44,7 +44,7 @@ class RunRecord:
     this package runs from, or else the one the user stands in; its uncommitted changes (untracked sources among them)
     are in ``diff.patch``.
 
-    With ``write=False``, on all ranks but the first, nothing is written. ``explain`` makes ``error`` of an exception,
+    With ``write=False``, on all ranks but the first, nothing is written. ``reason`` makes ``error`` of an exception,
     by default the kind and the message's last line.
     """
 
@@ -58,10 +58,10 @@ class RunRecord:
         resumed: bool = False,
         command: Sequence[str] | None = None,
         write: bool = True,
-        explain: Callable[[BaseException], str] | None = None,
+        reason: Callable[[BaseException], str] | None = None,
     ) -> None:
         self.folder = folder
-        self._explain = explain or last_line
+        self._reason = reason or last_line
         self.write = write
         earlier = (read_record(folder) if resumed else None) or {}
         self._earlier_seconds = float(earlier.get("seconds", 0.0))
@@ -101,7 +101,7 @@ class RunRecord:
             status = "interrupted"
         elif error is not None:
             status = "failed"
-            self.content["error"] = self._explain(error)
+            self.content["error"] = self._reason(error)
         self.content.update(status=status, ended=_now())
         self._save()
 

@@ -27,7 +27,7 @@ TWO_RANKS = [
     "data.check=0",
     "callbacks.summary=null",
     "callbacks.pictures=null",
-    "callbacks.report=null",
+    "callbacks.results=null",
     "+callbacks.probe._target_=ddp_probe.Probe",
     "+callbacks.probe.dirpath=${hydra:runtime.output_dir}",
 ]

@@ -20,7 +20,7 @@ from pspnet_lightning.config.annotations import as_typed
 
 # What makes each command end soon, and the files that it needs.
 SOON = {
-    "train": ["debug=fdr", "callbacks.report=null"],
+    "train": ["debug=fdr", "callbacks.results=null"],
     "evaluate": ["checkpoint=c.ckpt", "trainer.accelerator=cpu", "+data.val_length=2", "+data.num_workers=0"],
     "predict": ["checkpoint=c.ckpt", "input=images", "output=out", "device=cpu"],
     "explain": ["checkpoint=c.ckpt", "input=images", "output=out", "baseline=zero", "receptive_field=1", "device=cpu"],
@@ -132,7 +132,7 @@ def test_every_command_checks(command: Run, name: str, arguments: list[str], mes
 
 
 def test_what_runs_is_recorded(command: Run, tmp_path: Path) -> None:
-    small: list[Any] = [*COMPOSED["train"][1], "logger=none", "callbacks.report=null", "callbacks.pictures=null"]
+    small: list[Any] = [*COMPOSED["train"][1], "logger=none", "callbacks.results=null", "callbacks.pictures=null"]
     result = command("train", *small, "trainer.precision=16-mixed", "hydra.run.dir=run", "tags=[2024]")
     assert result.returncode == 0, result.stderr
     assert "note: trainer.precision=16-mixed is for GPUs; on this CPU bf16-mixed runs" in result.stdout

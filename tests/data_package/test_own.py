@@ -145,14 +145,14 @@ def test_tiles_cover_every_pixel() -> None:
 @pytest.mark.parametrize("compression", [None, "zlib"])
 def test_windows_of_tiles_equal_the_whole(tmp_path: Path, compression: str | None) -> None:
     from pspnet_lightning.data.public.aerial import _ISPRS_LABELS
-    from pspnet_lightning.data.specs import benchmark_spec, known_classes
+    from pspnet_lightning.data.specs import known_classes, public_spec
 
     label = blocks([0, 1, 2, 3, 4, 5], 0, (96, 128))
     tifffile.imwrite(tmp_path / "i.tif", picture(label), compression=compression)
     tifffile.imwrite(tmp_path / "l.tif", np.array(known_classes("isprs")[1], np.uint8)[label], compression=compression)
     data = TiledDataset(
         [(tmp_path / "i.tif", tmp_path / "l.tif")],
-        benchmark_spec("potsdam", "isprs"),
+        public_spec("potsdam", "isprs"),
         tile_size=40,
         overlap=10,
         origin="here",

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from pspnet_lightning.explain.contributions import (
     Baseline,
-    explain,
+    explanation,
     head_shares,
     logit_shares,
     logits_without,
@@ -132,7 +132,7 @@ def test_an_explanation_adds_up_at_every_pixel(bins: tuple[int, ...], align_corn
     model = network(bins=bins, align_corners=align_corners)
     images = torch.randn(2, 3, 65, 81, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     baseline = Baseline.of(model, [images])
-    found = explain(model, images, baseline)
+    found = explanation(model, images, baseline)
     logits = model(images)
     first, second = logits.topk(2, dim=1).values.unbind(dim=1)
     assert torch.equal(found.prediction, logits.argmax(dim=1))
@@ -163,7 +163,7 @@ def test_what_cannot_be_explained() -> None:
         Baseline.of(model, [])
     model.train()
     with pytest.raises(ValueError, match=r"call model\.eval\(\) first"):
-        explain(model, torch.randn(2, 3, 65, 65, dtype=torch.float64))
+        explanation(model, torch.randn(2, 3, 65, 65, dtype=torch.float64))
     torch.manual_seed(0)
     with pytest.raises(ValueError, match="one class decides nothing"):
-        explain(build_pspnet(1, depth=18, stem="plain", width=8).eval(), torch.randn(1, 3, 65, 65))
+        explanation(build_pspnet(1, depth=18, stem="plain", width=8).eval(), torch.randn(1, 3, 65, 65))

@@ -13,7 +13,7 @@ from timm.layers.conv2d_same import Conv2dSame
 from timm.layers.pool2d_same import AvgPool2dSame, MaxPool2dSame
 from torch import Tensor, nn
 
-from pspnet_lightning.explain.contributions import explain, head_shares, logit_shares, require_sum
+from pspnet_lightning.explain.contributions import explanation, head_shares, logit_shares, require_sum
 from pspnet_lightning.export import ExportableProgram
 from pspnet_lightning.models import PSPNet, build_pspnet, fold_batchnorm, prepare_for_inference
 from pspnet_lightning.models.build import HEADS
@@ -113,7 +113,7 @@ def test_shares_of_the_scales_add_up(fusion: str) -> None:
 def test_attention_is_no_sum_and_says_so() -> None:
     model = build_pspnet(4, **SMALL, fusion="attention").eval()
     with pytest.raises(ValueError, match=r"model\.fusion needs parts\(\), which Attention has not"):
-        explain(model, torch.randn(1, 3, 65, 65))
+        explanation(model, torch.randn(1, 3, 65, 65))
 
 
 # ---------------------------------------------------------------------- heads and backbones

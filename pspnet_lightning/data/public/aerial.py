@@ -11,11 +11,11 @@ from pspnet_lightning.data.datasets import PairDataset, SegmentationDataset
 from pspnet_lightning.data.encodings import ColourLabels
 from pspnet_lightning.data.pairing import Pair, pair_files
 from pspnet_lightning.data.public.layout import find_base, labelled_split
-from pspnet_lightning.data.specs import DataSpec, benchmark_spec, known_classes
+from pspnet_lightning.data.specs import DataSpec, known_classes, public_spec
 from pspnet_lightning.data.tiles import TiledDataset
 
 # 0 is no data; 1..7 are the classes.
-LOVEDA = benchmark_spec("loveda", label_map={0: 255, **{raw: raw - 1 for raw in range(1, 8)}})
+LOVEDA = public_spec("loveda", label_map={0: 255, **{raw: raw - 1 for raw in range(1, 8)}})
 _NAMES, _COLOURS = known_classes("isprs")
 # Boundaries eroded by three pixels, in the sets made for scoring, are black.
 _ISPRS_LABELS = ColourLabels({**{colour: label for label, colour in enumerate(_COLOURS)}, (0, 0, 0): 255})

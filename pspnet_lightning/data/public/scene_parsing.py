@@ -6,25 +6,25 @@ from pspnet_lightning.data.datasets import PairDataset, SegmentationDataset, Unl
 from pspnet_lightning.data.download import ADE20K_ARCHIVE, obtain
 from pspnet_lightning.data.pairing import find_images, pair_files
 from pspnet_lightning.data.public.layout import find_base, labelled_split
-from pspnet_lightning.data.specs import benchmark_spec
+from pspnet_lightning.data.specs import public_spec
 
 # Labels 1..150 are the classes; 0 is "other", which is neither trained nor scored.
-ADE20K = benchmark_spec("ade20k", label_map={0: 255, **{raw: raw - 1 for raw in range(1, 151)}})
+ADE20K = public_spec("ade20k", label_map={0: 255, **{raw: raw - 1 for raw in range(1, 151)}})
 
 # labelIds -> the 19 train ids (cityscapesScripts, helpers/labels.py); -1, the licence plate, is 255 in 8 bits, and 34
 # in the label files of several other tools.
 _CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
-CITYSCAPES_LABEL_IDS = benchmark_spec(
+CITYSCAPES_LABEL_IDS = public_spec(
     "cityscapes",
     label_map={**dict.fromkeys(range(35), 255), **{raw: label for label, raw in enumerate(_CITYSCAPES_IDS)}},
 )
-CITYSCAPES_TRAIN_IDS = benchmark_spec("cityscapes")
+CITYSCAPES_TRAIN_IDS = public_spec("cityscapes")
 
 # The pixel maps hold category id - 1; these eleven ids were never annotated.
 _COCO_UNUSED = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)
 _COCO_USED = [raw for raw in range(182) if raw not in _COCO_UNUSED]
-COCO_STUFF_RAW = benchmark_spec("coco_stuff164k", label_map={raw: label for label, raw in enumerate(_COCO_USED)})
-COCO_STUFF_TRAIN_IDS = benchmark_spec("coco_stuff164k")
+COCO_STUFF_RAW = public_spec("coco_stuff164k", label_map={raw: label for label, raw in enumerate(_COCO_USED)})
+COCO_STUFF_TRAIN_IDS = public_spec("coco_stuff164k")
 
 
 def ade20k(split: str, *, root: str, download: bool = False) -> SegmentationDataset:

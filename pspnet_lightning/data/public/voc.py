@@ -11,10 +11,10 @@ from pspnet_lightning.data.download import SBD_ARCHIVE, VOC2012_ARCHIVE, obtain
 from pspnet_lightning.data.encodings import index_labels, sbd_labels
 from pspnet_lightning.data.pairing import Pair, pair_stems, read_stems
 from pspnet_lightning.data.public.layout import find_base, labelled_split
-from pspnet_lightning.data.specs import DataSpec, benchmark_spec, known_classes
+from pspnet_lightning.data.specs import DataSpec, known_classes, public_spec
 
-VOC2012 = benchmark_spec("voc2012")
-PASCAL_CONTEXT_60 = benchmark_spec("pascal_context")
+VOC2012 = public_spec("voc2012")
+PASCAL_CONTEXT_60 = public_spec("pascal_context")
 _NAMES, _COLOURS = known_classes("pascal_context")
 # The usual 59 classes: the background is neither trained nor scored.
 PASCAL_CONTEXT_59 = DataSpec(

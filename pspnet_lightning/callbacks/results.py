@@ -20,7 +20,7 @@ from pspnet_lightning.runs.evaluation import Counted, image_counts, packed, unpa
 from pspnet_lightning.visualize import plot_curves
 
 
-class RunReport(Callback):
+class RunResults(Callback):
     """Writes ``curves.png`` (at most once a minute, and at the end) and, after ``trainer.validate``, the results.
 
     ``results.json`` holds mIoU, mAcc, aAcc, per-class IoU and accuracy, the rule by which absent
