@@ -21,6 +21,7 @@ from pspnet_lightning.config.evaluation import trained_bands
 from pspnet_lightning.config.trusted import StoredConfig
 from pspnet_lightning.data import DataSpec, SegmentationDataset, sample_indices
 from pspnet_lightning.data.description import image_reader
+from pspnet_lightning.data.pairing import IMAGE_TAILS
 from pspnet_lightning.disk import clear_parts, replacing
 from pspnet_lightning.explain import (
     ContextItem,
@@ -32,6 +33,7 @@ from pspnet_lightning.explain import (
 from pspnet_lightning.explain.context import ContextResult, ContextStudy
 from pspnet_lightning.explain.contributions import Baseline, Explanation, explanation, require_sum
 from pspnet_lightning.explain.receptive_field import effective_receptive_fields
+from pspnet_lightning.inference.predictor import device_of
 from pspnet_lightning.launch.app import run, track
 from pspnet_lightning.launch.locks import locked
 from pspnet_lightning.models.backbone import KnowsReceptiveField
@@ -40,8 +42,6 @@ from pspnet_lightning.runs.checkpoint import rebuild, spec_of, stored_config
 from pspnet_lightning.runs.fields import cell
 from pspnet_lightning.runs.json_files import write_json
 from pspnet_lightning.training.module import SegmentationModule
-
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def explain_checkpoint(cfg: DictConfig) -> None:
     folder = Path(cfg.output)
     config, content = stored_config(cfg.checkpoint, cfg.trust)
     spec = spec_of(content)
-    module = rebuild(config, content, cfg.checkpoint).to(_device(cfg.device))
+    module = rebuild(config, content, cfg.checkpoint).to(device_of(cfg.device))
     model = module.model
     require_sum(model)
     assert isinstance(model, Composed)
@@ -254,7 +254,7 @@ class _Files(Sequence[_Picture]):
     def __init__(self, wanted: str, spec: DataSpec, bands: list[int] | None) -> None:
         path = Path(wanted)
         if path.is_dir():
-            found = sorted(file for file in path.iterdir() if file.suffix.lower() in _SUFFIXES)
+            found = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_TAILS)
         else:
             found = [path] if path.is_file() else sorted(map(Path, glob.glob(wanted, recursive=True)))
         if not found:
@@ -275,14 +275,3 @@ class _Files(Sequence[_Picture]):
 
 def _slug(name: str) -> str:
     return re.sub(r"[^\w.-]+", "_", name).strip("_") or "image"
-
-
-def _device(wanted: str) -> torch.device:
-    if wanted == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(wanted)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device={wanted!r} cannot be used here: {str(error).splitlines()[0]}") from error
-    return device

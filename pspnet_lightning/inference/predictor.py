@@ -15,6 +15,18 @@ from pspnet_lightning.inference.network import SegmentationNetwork
 _PRECISIONS = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
+def device_of(name: str) -> torch.device:
+    """A device by its name, "auto" for the accelerator if there is one. Raises ValueError where it cannot be used."""
+    if name == "auto":
+        name = str(torch.accelerator.current_accelerator() or "cpu") if torch.accelerator.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device={name!r} cannot be used: {str(error).splitlines()[0]}") from error
+    return device
+
+
 class Predictor:
     """Predicts with ``module`` by ``protocol`` on ``device`` ("auto", "cpu", "cuda", "cuda:1", "mps", ...).
 
@@ -33,15 +45,8 @@ class Predictor:
     ) -> None:
         if precision not in _PRECISIONS:
             raise ValueError(f"precision={precision!r} must be one of {', '.join(_PRECISIONS)}")
-        if device == "auto":
-            device = (
-                str(torch.accelerator.current_accelerator() or "cpu") if torch.accelerator.is_available() else "cpu"
-            )
-        try:
-            self.device = torch.device(device)
-            self.module = module.eval().to(self.device)
-        except (RuntimeError, AssertionError) as error:
-            raise ValueError(f"device={device!r} cannot be used: {str(error).splitlines()[0]}") from error
+        self.device = device_of(device)
+        self.module = module.eval().to(self.device)
         self.protocol = protocol
         self.window = protocol if protocol.crop is not None else replace(protocol, crop_size=crop)
         self._dtype = _PRECISIONS[precision]

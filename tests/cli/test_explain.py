@@ -75,7 +75,7 @@ def test_a_split_and_images(command: Run, checkpoint: Path, small_list: Path, tm
         (["input=nothing*.png"], "input='nothing*.png': there is no image"),
         (["split=vall"], "did you mean 'val'?"),
         (["baseline=men"], "did you mean 'mean'?"),
-        (["device=tpu9"], "device='tpu9' cannot be used here"),
+        (["device=tpu9"], "device='tpu9' cannot be used"),
     ):
         result = command("explain", given, "baseline=zero", *arguments)
         assert result.returncode == 1
