@@ -50,14 +50,7 @@ class PyramidPooling(nn.Module):
     would see a single value per channel (one image and bin 1), for which it is undefined.
     """
 
-    def __init__(
-        self,
-        channels: int,
-        bins: Sequence[int] = (1, 2, 3, 6),
-        *,
-        pooling: str = "average",
-        reduction: bool = True,
-    ) -> None:
+    def __init__(self, channels: int, bins: Sequence[int], *, pooling: str, reduction: bool) -> None:
         super().__init__()
         one_of("pooling", pooling, POOLINGS)
         for size in bins:
@@ -104,12 +97,12 @@ class PyramidConvolution(nn.Module):
         in_channels: int,
         channels: int,
         *,
-        bins: Sequence[int] = (1, 2, 3, 6),
-        pooling: str = "average",
-        reduction: bool = True,
-        fusion: str | Callable[..., Any] = "concat",
-        align_corners: bool = True,
-        execution: str = "exact",
+        bins: Sequence[int],
+        pooling: str,
+        reduction: bool,
+        fusion: str | Callable[..., Any],
+        align_corners: bool,
+        execution: str,
     ) -> None:
         super().__init__()
         one_of("execution", execution, EXECUTIONS)

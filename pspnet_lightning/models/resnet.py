@@ -254,10 +254,3 @@ class ResNet(nn.Module):
                 side += (one(layer.kernel_size) - 1) * one(layer.dilation) * stride
                 stride *= one(layer.stride)
         return side, stride
-
-
-def feature_size(size: int, output_stride: int) -> int:
-    """The backbone's feature size for an input size: every stride rounds up."""
-    while output_stride > 1:
-        size, output_stride = (size + 1) // 2, output_stride // 2
-    return size

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pspnet_lightning.models import build_pspnet
-from pspnet_lightning.models.pyramid import PyramidHead, PyramidPooling
+from pspnet_lightning.models.pyramid import PyramidHead
 
 CASES = [
     # bins, height, width, pooling, reduction, align_corners
@@ -161,4 +161,4 @@ def test_one_value_per_channel_is_a_clear_error() -> None:
 )
 def test_arguments(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        PyramidPooling(12, **arguments)
+        PyramidHead([12], 5, head_channels=8, **arguments)
