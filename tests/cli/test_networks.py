@@ -77,11 +77,18 @@ def test_everything_else_of_ones_own(command: Run, tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert 0 <= record["objective"]["value"] <= 1
-    given = ["checkpoint=run/checkpoints/best.ckpt", "trust=[own_loss,own_data]", "hydra.run.dir=evaluated"]
-    result = command("evaluate", *given, "trainer.accelerator=cpu")
+    given = ["checkpoint=run/checkpoints/best.ckpt", "trust=[own_loss,own_data]"]
+    result = command("evaluate", *given, "hydra.run.dir=evaluated", "trainer.accelerator=cpu")
     assert result.returncode == 0, result.stderr
     scores = json.loads((tmp_path / "evaluated" / "results.json").read_text())
     assert scores["miou"] >= record["objective"]["value"] - 1e-6
+    Image.fromarray(np.zeros((75, 98, 3), np.uint8)).save(tmp_path / "a.png")
+    result = command("predict", *given, "input=a.png", "output=predicted", "device=cpu")
+    assert result.returncode == 0, result.stderr
+    assert np.array(Image.open(tmp_path / "predicted" / "index" / "a.png")).shape[:2] == (75, 98)
+    result = command("export", *given, "format=torchscript")
+    assert result.returncode == 0, result.stderr
+    assert "written: " in result.stdout
     result = command("train", *own, *settings, "hydra.run.dir=typo", "+loss.epsilom=2")
     assert "error: loss.epsilom: unknown key; did you mean 'epsilon'?" in result.stderr
 
