@@ -14,7 +14,7 @@ from pspnet_lightning.models.fcn import FCNHead
 from pspnet_lightning.models.pspnet import PSPNet
 from pspnet_lightning.models.pyramid import Bins, PyramidHead
 from pspnet_lightning.models.resnet import ResNet
-from pspnet_lightning.models.seams import make
+from pspnet_lightning.models.seams import make, names_taken
 from pspnet_lightning.models.timm_backbone import TimmBackbone
 from pspnet_lightning.models.uper import UPerHead
 
@@ -84,14 +84,15 @@ def build_pspnet(
     else:
         if isinstance(backbone, str):
             backbone = partial(TimmBackbone, backbone)
-        _require_defaults(given, _OF_RESNET, f"backbone={_name(backbone)}")
+        unread = {"output_stride"} - names_taken(backbone)
+        _require_defaults(given, (*_OF_RESNET, *unread), f"backbone={_name(backbone)}")
         made = make(backbone, {}, "model.backbone", in_channels=in_channels, output_stride=output_stride)
     offered = {name: given[name] for name in (*_OF_PYRAMID, "align_corners", "dropout")}
     offered |= {"channels": made.channels, "strides": made.strides, "num_classes": num_classes}
-    if isinstance(head, str) and head in HEADS:
-        taken = inspect.signature(HEADS[head]).parameters
-        _require_defaults(given, [name for name in _OF_PYRAMID if name not in taken], f"head={head!r}")
     main_head = make(head, HEADS, "model.head", head_channels=head_channels, **offered)
+    taken = names_taken(HEADS[head] if isinstance(head, str) else head)
+    beside = f"head={head!r}" if isinstance(head, str) else f"head={_name(head)}"
+    _require_defaults(given, [name for name in (*_OF_PYRAMID, "head_channels") if name not in taken], beside)
     auxiliary_head = None
     if auxiliary is not False:
         chosen = FCNHead if auxiliary is True else auxiliary

@@ -18,5 +18,10 @@ def make(choice: str | Callable[..., Any], known: Mapping[str, Callable[..., Any
             f"{where}={choice!r} must be one of {', '.join(map(repr, known))}, or name a class: a dotted path, or a "
             f"node with _target_"
         )
-    taken = set(inspect.signature(factory).parameters) - set(getattr(factory, "keywords", {}))
+    taken = names_taken(factory)
     return factory(**{name: value for name, value in offered.items() if name in taken})
+
+
+def names_taken(factory: Callable[..., Any]) -> set[str]:
+    """The arguments that a signature names, less what a ``functools.partial`` holds already."""
+    return set(inspect.signature(factory).parameters) - set(getattr(factory, "keywords", {}))
