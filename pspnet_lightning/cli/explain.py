@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import glob
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +20,6 @@ from pspnet_lightning.config.evaluation import trained_bands
 from pspnet_lightning.config.trusted import StoredConfig
 from pspnet_lightning.data import DataSpec, SegmentationDataset, sample_indices
 from pspnet_lightning.data.description import image_reader
-from pspnet_lightning.data.pairing import IMAGE_TAILS
 from pspnet_lightning.disk import clear_parts, replacing
 from pspnet_lightning.explain import (
     ContextItem,
@@ -33,6 +31,7 @@ from pspnet_lightning.explain import (
 from pspnet_lightning.explain.context import ContextResult, ContextStudy
 from pspnet_lightning.explain.contributions import Baseline, Explanation, explanation, require_sum
 from pspnet_lightning.explain.receptive_field import effective_receptive_fields
+from pspnet_lightning.inference.inputs import find_inputs
 from pspnet_lightning.inference.predictor import device_of
 from pspnet_lightning.launch.app import run, track
 from pspnet_lightning.launch.locks import locked
@@ -76,7 +75,11 @@ def explain_checkpoint(cfg: DictConfig) -> None:
     data: SegmentationDataset | None = None
     if cfg.input is None or cfg.baseline == "mean":
         data = _split(cfg, config, spec)
-    pictures = _Files(str(cfg.input), spec, trained_bands(config)) if cfg.input is not None else _Split(data, cfg.limit)
+    pictures: _Files | _Split
+    if cfg.input is None:
+        pictures = _Split(data, cfg.limit)
+    else:
+        pictures = _Files(str(cfg.input), folder, spec, trained_bands(config))
     baseline = _baseline(cfg, module, model, data)
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -251,26 +254,16 @@ class _Split(Sequence[_Picture]):
 class _Files(Sequence[_Picture]):
     """The images that ``input`` names: a file, the images of a folder, or a pattern."""
 
-    def __init__(self, wanted: str, spec: DataSpec, bands: list[int] | None) -> None:
-        path = Path(wanted)
-        if path.is_dir():
-            found = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_TAILS)
-        else:
-            found = [path] if path.is_file() else sorted(map(Path, glob.glob(wanted, recursive=True)))
-        if not found:
-            raise ValueError(f"input={wanted!r}: there is no image; give a file, a folder of images or a pattern")
-        self.files = [file for file in found if file.is_file()]
-        slugs = [_slug(file.stem) for file in self.files]
-        # Two folders may have images of one name, and so may two formats.
-        self.slugs = slugs if len(set(slugs)) == len(slugs) else [_slug(str(file)) for file in self.files]
+    def __init__(self, wanted: str, output: Path, spec: DataSpec, bands: list[int] | None) -> None:
+        self.found = find_inputs(wanted, [output], videos=False)
         self.read = image_reader(len(spec.mean), bands)
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self.found)
 
     def __getitem__(self, number: Any) -> Any:
-        file = self.files[number]
-        return _Picture(str(file), self.slugs[number], self.read(file), None)
+        source = self.found[number]
+        return _Picture(str(source.path), _slug(source.stem.as_posix()), self.read(source.path), None)
 
 
 def _slug(name: str) -> str:

@@ -50,7 +50,7 @@ def predict(cfg: DictConfig) -> None:
     config, content = stored_config(cfg.checkpoint, cfg.trust)
     spec = spec_of(content)
     protocol = build_protocol(cfg.evaluation, config, spec.name)
-    inputs = find_inputs(cfg.input, Path(cfg.output))
+    inputs = find_inputs(cfg.input, [Path(cfg.output) / kind for kind in KINDS])
     module = rebuild(config, content, cfg.checkpoint).prepare_for_inference()
     predictor = Predictor(module, protocol, trained_crop(config), device=cfg.device, precision=cfg.precision)
     settings = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,11 +28,11 @@ class Input:
         return self.path.suffix.lower() in VIDEO_TAILS
 
 
-def find_inputs(pattern: str, output: Path) -> list[Input]:
+def find_inputs(pattern: str, written: Iterable[Path], *, videos: bool = True) -> list[Input]:
     """The images and videos of a file, a folder (at any depth) or a glob pattern, in the order of their names.
 
     Outputs are named like the inputs below the folder, or below what the pattern's matches share; the suffix stays in
-    the name where two would be equal. What was written to ``output`` is no input. Raises FileNotFoundError where
+    the name where two would be equal. What lies in the folders ``written`` is no input. Raises FileNotFoundError where
     there is nothing.
     """
     path = Path(pattern).expanduser()
@@ -43,18 +44,20 @@ def find_inputs(pattern: str, output: Path) -> list[Input]:
         found, below = sorted(Path(name) for name in glob.glob(str(path), recursive=True)), None
     else:
         raise FileNotFoundError(f"input={pattern!r}: there is no such file or folder")
-    tails = (*IMAGE_TAILS, *VIDEO_TAILS)
-    written = {output.resolve() / kind for kind in KINDS}
+    tails = (*IMAGE_TAILS, *VIDEO_TAILS) if videos else IMAGE_TAILS
+    own = {folder.resolve() for folder in written}
     chosen = [
         file
         for file in found
         if file.suffix.lower() in tails
         and not file.name.startswith(".")
         and file.is_file()
-        and written.isdisjoint(file.resolve().parents)
+        and own.isdisjoint(file.resolve().parents)
     ]
     if not chosen:
-        raise FileNotFoundError(f"input={pattern!r}: there is no image or video ({', '.join(tails)})")
+        raise FileNotFoundError(
+            f"input={pattern!r}: there is no image{' or video' if videos else ''} ({', '.join(tails)})"
+        )
     shown = [str(file if below is None else file.relative_to(below)) for file in chosen]
     names = png_names(shown, whole=below is not None)
     return [Input(file, name.with_suffix("")) for file, name in zip(chosen, names, strict=True)]
