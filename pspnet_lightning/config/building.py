@@ -92,10 +92,15 @@ def split_data_node(node: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, 
     """The ``data`` node as (source node, loader arguments); the folds are ``build_source``'s."""
     plain = dict(as_plain(node))
     loader = {key: plain.pop(key) for key in LOADER_KEYS if key in plain}
-    for key in (*RECIPE_KEYS, *FOLD_KEYS):
+    folds, _, group = (plain.pop(key, None) for key in FOLD_KEYS)
+    for key in RECIPE_KEYS:
         plain.pop(key, None)
     target = target_of(plain, "data")
     parameters = set(inspect.signature(target).parameters) - {"split"}
+    if "group" in parameters:
+        plain["group"] = group
+    if folds and "val_fraction" in parameters:
+        plain["val_fraction"] = None  # the folds are of all images
     for key in plain:
         if key not in parameters and not key.startswith("_"):
             raise ValueError(

@@ -106,7 +106,8 @@ class PairDataset(SegmentationDataset):
         return str(self.pairs[index][0])
 
     def files(self, index: int) -> tuple[Path, ...]:
-        return self.pairs[index]
+        further = getattr(self.read_label, "files", None)  # of a reader that makes a label of several
+        return (*self.pairs[index], *(further(self.pairs[index][1]) if further else ()))
 
 
 class UnlabelledDataset(SegmentationDataset):

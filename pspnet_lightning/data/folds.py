@@ -74,6 +74,12 @@ def group_names(names: Sequence[str], pattern: str) -> list[str]:
     return groups
 
 
+def shared_groups(one: SegmentationDataset, other: SegmentationDataset, pattern: str) -> list[str]:
+    """The groups that have images in both splits, in order."""
+    found = [set(group_names([data.name(index) for index in range(len(data))], pattern)) for data in (one, other)]
+    return sorted(found[0] & found[1])
+
+
 def stratified_folds(
     found: np.ndarray, folds: int, *, seed: int = 0, groups: Sequence[str] | None = None
 ) -> np.ndarray:

@@ -75,6 +75,7 @@ def run(config_name: str, task: Callable[[DictConfig], Any]) -> None:
     register_schemas()
     open_user_folder()
     quiet()
+    sys.argv[1:] = [in_quotes(word) for word in sys.argv[1:]]
     try:
         hydra.main(**HYDRA, config_path=str(CONFIG_DIR), config_name=config_name)(task)()
     except USER_ERRORS as error:
@@ -83,6 +84,22 @@ def run(config_name: str, task: Callable[[DictConfig], Any]) -> None:
         fail(message_of(error, config_name))
     except KeyboardInterrupt:
         interrupted()
+
+
+# Text with a {name} in it, but no quotes, interpolation or node.
+_PLAIN = r"""[^\s,\[\]{}"'\\$:()]"""
+_BRACED = re.compile(rf"(?:{_PLAIN}|\{{\w+\}})*(?:{_PLAIN}\{{\w+\}}|\{{\w+\}}{_PLAIN})(?:{_PLAIN}|\{{\w+\}})*")
+
+
+def in_quotes(word: str) -> str:
+    """``data.image_pattern=images/{stem}.jpg`` as Hydra takes it: to its grammar a brace within a value is an error."""
+    key, _, value = word.partition("=")
+    listed = value.startswith("[") and value.endswith("]")
+    items = value[1:-1].split(",") if listed else [value]
+    if not any(_BRACED.fullmatch(item) for item in items):
+        return word
+    quoted = ",".join(f"'{item}'" if _BRACED.fullmatch(item) else item for item in items)
+    return f"{key}=[{quoted}]" if listed else f"{key}={quoted}"
 
 
 def interrupted() -> NoReturn:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from pspnet_lightning.data.folds import shared_groups
 from pspnet_lightning.data.inspection import label_warnings
+from pspnet_lightning.data.pairing import listing
 from pspnet_lightning.training.datamodule import SegmentationDataModule
 
 # The official recipe (hszhao/semseg): 16 crops over all devices at this learning rate of the backbone, by SGD.
@@ -70,6 +72,12 @@ def preflight(
         lines.append(
             f"warning: BatchNorm of the pyramid's bin {smallest} sees {values} values a channel; take a larger "
             f"data.batch_size, GPUs, which synchronise BatchNorm, or model.bins without {smallest}"
+        )
+    group = config["data"].get("group")
+    if group is not None and (shared := shared_groups(data.split("train"), data.split("val"), group)):
+        lines.append(
+            f"warning: {len(shared)} groups of data.group={group!r} have images in train and in val: "
+            f"{listing(shared, 3)}. Validation knows them from training; data.folds keeps each in one fold"
         )
     if data.check and not data.overfit:
         lines += [f"warning: {text}" for text in label_warnings(data.split("train"), limit=max(64, data.check))]
