@@ -34,6 +34,7 @@ from small_checkpoint import write_checkpoint
 
 from pspnet_lightning.config import CONFIG_DIR, as_plain, build_data, build_module, check_keys
 from pspnet_lightning.config.schemas import register_schemas
+from pspnet_lightning.launch.app import in_quotes
 
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
 SCRIPTS = {name.removeprefix("pspnet-") for name in PROJECT["project"]["scripts"]}
@@ -186,7 +187,7 @@ def composed(config: str, overrides: list[str], *, with_hydra: bool = False) -> 
 def single_jobs(overrides: list[str]) -> list[list[str]]:
     """The first and the last job of a grid on the command line, and of the recipe that it names."""
     ends: tuple[list[str], list[str]] = ([], [])
-    for override in OverridesParser.create().parse_overrides(overrides):
+    for override in OverridesParser.create().parse_overrides([in_quotes(word) for word in overrides]):
         values = [override.value()]
         if override.is_sweep_override():
             values = list(override.sweep_string_iterator()) if override.is_discrete_sweep() else [0.01]
