@@ -213,7 +213,7 @@ def _is_clear(case: Case, text: str | None, configs: dict[str, tuple[str, DictCo
 
 
 # Those of the scenes whose parts differ.
-BUILT = ("train", "train, other parts", "train, a sum of losses", "train, another network")
+BUILT = ("train", "train, other parts", "train, a sum of losses", "train, another network", "train, in a sweep")
 
 
 @pytest.mark.slow
