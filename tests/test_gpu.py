@@ -288,6 +288,9 @@ def test_synchronised_batchnorm_normalises_over_all_ranks(
 @pytest.mark.parametrize("device", SLOW_DEVICES)
 def test_the_benchmark_measures_on_the_device(command: Run, tmp_path: Path, device: str) -> None:
     sizes = ["depth=18", "classes=5", "size=65", "width=90", "height=80", "rounds=2"]
+    if device == "cpu":
+        # There each peak is that of a process of its own, ten seconds each: test_benchmark_model.py looks at some.
+        sizes.append("memory=false")
     result = command("benchmark", "model", *sizes, f"device={device}", "layouts=[channels_last]", timeout=580)
     assert result.returncode == 0, result.stderr
     (written,) = tmp_path.glob("runs/benchmark/*/*/benchmark_model.json")
@@ -298,7 +301,7 @@ def test_the_benchmark_measures_on_the_device(command: Run, tmp_path: Path, devi
         for row in rows:
             assert 0 < row["quartiles_s"][0] <= row["median_s"] <= row["quartiles_s"][1]
             # At least the weights and the inputs.
-            assert row["peak_bytes"] > 5e6
+            assert device == "cpu" or row["peak_bytes"] > 5e6
             fine = row["precision"] == "float32"
             if measure in ("labels", "sliding"):
                 assert row["labels_agree_percent"] >= (99.5 if fine else 70)
