@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -49,15 +50,18 @@ SCENES_SIZES = ["data.train_length=8", "data.val_length=4", "data.batch_size=4",
 DISK_SIZES = ["data.batch_size=4", "data.crop_size=65"]  # two images on each of two devices
 BENCHMARK_SIZES = ["measure=[labels]", "depth=18", "classes=5", "size=33", "width=45", "height=40", "rounds=2"]
 # Where the documents say a number of processes, jobs or trials, two will do.
-FEWER = {"trainer.devices=4": "trainer.devices=2"}
+FEWER = {
+    "trainer.devices=4": "trainer.devices=2",
+    "data.fold=0,1,2,3,4": "data.fold=0,1",
+    "loss.aux_weight=0,0.3,0.4,0.6,0.9": "loss.aux_weight=0,0.9",
+}
 SWEEP_SIZES = {
     "sweep=bins": ["seed=0"],
     "sweep=cross_validated_bins": ["data.fold=0,1", "model.bins=[],[1]"],
+    "experiment=drive": ["data.folds=2"],
     "sweep=optuna_bins": ["hydra.sweeper.n_trials=2"],
     "hydra/sweeper=optuna": ["hydra.sweeper.n_trials=2"],
 }
-# As many as there are to the first validation.
-EPOCHS = {"experiment=camvid_cpu": "data.epochs=5", "debug=overfit": "data.epochs=20"}
 # What a document calls by a name of its own, and what it is in the folder in which the commands run.
 CALLED = {
     "PATH": "best.ckpt",
@@ -111,7 +115,8 @@ class Plan:
     @property
     def several(self) -> bool:
         """A sweep of more than one job: ``-m`` alone is one."""
-        return any(re.match(r"sweep=|model\.bins=\[.*\],\[", word) for word in self.words)
+        lists = r"sweep=|model\.bins=\[.*\],\[|(data\.fold|loss\.aux_weight)=0,"
+        return any(re.match(lists, word) for word in self.words)
 
 
 def plan(shown: Shown) -> Plan | None:
@@ -129,13 +134,22 @@ def plan(shown: Shown) -> Plan | None:
     name = words.pop(0).removeprefix("pspnet-")
     assert name in SCRIPTS, f"{shown} ({', '.join(shown.files)}): nothing in tests/test_commands.py covers it"
     chosen = next((word.partition("=")[2] for word in words if re.match(r"data=[\w/]", word)), None)
-    if any(word.startswith("experiment=") for word in words):
-        chosen = "camvid"
+    if experiment := _experiment(words):
+        chosen = experiment["data"]
     here = [found for word in words if (found := _here(name, word, chosen, shown)) is not None]
     why = next((ELSEWHERE[word] for word in shown.words if word in ELSEWHERE), None)
     if name == "workspace":
         why = "needs a login"
     return Plan(name, tuple(here), tuple(starter), why)
+
+
+def _experiment(words: Iterable[str]) -> dict[str, str]:
+    """What the experiment that a command names chooses of each group."""
+    named = next((word.partition("=")[2] for word in words if word.startswith("experiment=")), None)
+    if named is None:
+        return {}
+    content = yaml.safe_load((CONFIG_DIR / "experiment" / f"{named}.yaml").read_text())
+    return {key.removeprefix("override /"): value for part in content["defaults"] for key, value in part.items()}
 
 
 def _here(name: str, word: str, chosen: str | None, shown: Shown) -> str | None:
@@ -147,6 +161,9 @@ def _here(name: str, word: str, chosen: str | None, shown: Shown) -> str | None:
     key, equals, value = word.partition("=")
     if word == "data=...":
         return "data=scenes"
+    if key == "model.pretrained" and value.endswith("_v2.pth"):
+        # semseg's ImageNet weights, of the full width; the run begins from random ones
+        return None
     if key == "data.root":
         # scenes have no folder
         return f"data.root=sets/{chosen or 'camvid'}" if chosen or name == "evaluate" else None
@@ -246,7 +263,7 @@ def test_what_cannot_run_here_is_built(text: str, workplace: Path, monkeypatch: 
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as a user's may be, with everything that the documents name."""
     folder = tmp_path_factory.mktemp("workplace")
-    for name in ("ade20k", "camvid", "cityscapes"):
+    for name in ("ade20k", "camvid", "cityscapes", "drive", "voc2012_aug"):
         MINIATURES[name](folder / "sets" / name)
     camvid_test(folder / "sets" / "camvid")
     for path in EXAMPLES.iterdir():
@@ -312,10 +329,13 @@ def sized(job: Plan) -> list[str]:
         on_disk = any(word.startswith(("data=", "experiment=")) for word in job.words)
         sizes = [*TRAIN_SIZES, *(DISK_SIZES if on_disk else SCENES_SIZES), "data.num_workers=0"]
         sizes += [size for word in job.words for size in SWEEP_SIZES.get(word, [])]
-        if any(re.match(r"model=(?!pspnet)", word) for word in job.words):
+        models = [word for word in job.words if word.startswith("model=")]
+        models += [f"model={each}" for key, each in _experiment(job.words).items() if key == "model"]
+        if any(not word.startswith("model=pspnet") for word in models):
             sizes.remove("model.width=8")  # of the paper's backbones
-        epochs = next((EPOCHS[word] for word in job.words if word in EPOCHS), "data.epochs=1")
-        sizes = [epochs if size == "data.epochs=1" else size for size in sizes]
+        # As many epochs as there are to the first validation.
+        every = composed("train", single_jobs(job.overrides)[0]).trainer.check_val_every_n_epoch
+        sizes = [f"data.epochs={every}" if size == "data.epochs=1" else size for size in sizes]
     elif job.name == "benchmark" and job.words[0] == "model":
         given |= {"depth", "classes"} if "checkpoint" in given else set()
         job = replace(job, words=tuple(word for word in job.words if not word.startswith("rounds=")))

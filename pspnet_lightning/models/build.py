@@ -28,6 +28,8 @@ HEADS: dict[str, Callable[..., Any]] = {
 # What says something to the paper's ResNet alone, and to heads with a pyramid.
 _OF_RESNET = ("depth", "stem", "stem_widths", "width", "dilation", "stride_on")
 _OF_PYRAMID = ("bins", "pooling", "reduction", "fusion", "execution")
+# Heads of this package that look at more than the last map.
+_OF_ALL_MAPS = ("uper",)
 
 
 def build_pspnet(
@@ -43,6 +45,7 @@ def build_pspnet(
     width: Channels = 64,
     in_channels: Channels = 3,
     output_stride: Literal[8, 16, 32] = 8,
+    finest_stride: Literal[2, 4] = 4,
     dilation: Literal["every", "first_previous"] = "every",
     stride_on: Literal["3x3", "1x1"] = "3x3",
     bins: Bins = (1, 2, 3, 6),
@@ -62,14 +65,15 @@ def build_pspnet(
         fusion: of the pyramid's scales, "concat", "sum", "gate", "attention", or a callable that makes a ``Fusion``.
         auxiliary: the head on the map before the last, for training; True: the paper's; or a callable.
         depth, stem, stem_widths, width, in_channels, output_stride, dilation, stride_on: see ``ResNet``.
+        finest_stride: of the first map; 2, with a head that uses it ("uper"): for things a few pixels thin.
         bins, pooling, reduction, execution: see ``PyramidPooling`` and ``PyramidConvolution``.
         head_channels, aux_channels: of the heads' 3x3 convolutions; None: a quarter of what they see.
         align_corners: of every up-sampling: True in the official code, False in mmseg.
         dropout: probability of Dropout2d in the heads.
 
-    A callable is called with those of these arguments that its signature names: a backbone with in_channels and
-    output_stride; a head with channels, strides and num_classes and with all that is said above of heads; a fusion
-    with in_channels, level_channels, levels and align_corners.
+    A callable is called with those of these arguments that its signature names: a backbone with in_channels,
+    output_stride and finest_stride; a head with channels, strides and num_classes and with all that is said above of
+    heads; a fusion with in_channels, level_channels, levels and align_corners.
 
     Raises ValueError for arguments outside these, and for those that say nothing to the parts that were chosen.
     """
@@ -78,21 +82,25 @@ def build_pspnet(
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout={dropout} must be a probability below 1")
     given = dict(locals())
-    options = {name: given[name] for name in (*_OF_RESNET, "in_channels", "output_stride")}
+    options = {name: given[name] for name in (*_OF_RESNET, "in_channels", "output_stride", "finest_stride")}
     if backbone is None:
         made: Any = ResNet(**options)
     else:
         if isinstance(backbone, str):
             backbone = partial(TimmBackbone, backbone)
-        unread = {"output_stride"} - names_taken(backbone)
+        unread = {"output_stride", "finest_stride"} - names_taken(backbone)
         _require_defaults(given, (*_OF_RESNET, *unread), f"backbone={_name(backbone)}")
-        made = make(backbone, {}, "model.backbone", in_channels=in_channels, output_stride=output_stride)
+        sizes = {name: given[name] for name in ("in_channels", "output_stride", "finest_stride")}
+        made = make(backbone, {}, "model.backbone", **sizes)
     offered = {name: given[name] for name in (*_OF_PYRAMID, "align_corners", "dropout")}
     offered |= {"channels": made.channels, "strides": made.strides, "num_classes": num_classes}
     main_head = make(head, HEADS, "model.head", head_channels=head_channels, **offered)
     taken = names_taken(HEADS[head] if isinstance(head, str) else head)
     beside = f"head={head!r}" if isinstance(head, str) else f"head={_name(head)}"
-    _require_defaults(given, [name for name in (*_OF_PYRAMID, "head_channels") if name not in taken], beside)
+    unread = {*_OF_PYRAMID, "head_channels"} - taken
+    if isinstance(head, str) and head not in _OF_ALL_MAPS:
+        unread.add("finest_stride")
+    _require_defaults(given, sorted(unread), beside)
     auxiliary_head = None
     if auxiliary is not False:
         chosen = FCNHead if auxiliary is True else auxiliary

@@ -106,7 +106,7 @@ class ResNet(nn.Module):
     """A ResNet without classifier whose last stages are dilated instead of strided.
 
     A ``Backbone``: ``forward(x)`` takes (N, in_channels, H, W) and answers the four stages, (N, channels[i], h, w) with
-    h = ceil(H / strides[i]) of each.
+    h = ceil(H / strides[i]) of each; with ``finest_stride=2`` the stem's map before them.
 
     Args:
         depth: 18, 34, 50, 101, 152 or 269.
@@ -114,6 +114,7 @@ class ResNet(nn.Module):
         stem_widths: channels of the deep stem's convolutions: 64-64-128 official, 32-32-64 V1c.
         width: channels of stage 1 before expansion; 64 in all published networks.
         output_stride: 8, 16 or 32: of stage 4, relative to the input.
+        finest_stride: 4, or 2: the map before max-pooling is answered too.
         dilation: "every": all 3x3 of a dilated stage have its rate (official semseg); "first_previous": the
             first block keeps the rate of the stage before (torchvision, mmseg), and of the two 3x3 of a
             ResNet-18 or 34's block only the first is dilated (mmseg; torchvision dilates none of them).
@@ -131,6 +132,7 @@ class ResNet(nn.Module):
         width: int = 64,
         in_channels: int = 3,
         output_stride: int = 8,
+        finest_stride: int = 4,
         dilation: str = "every",
         stride_on: str = "3x3",
     ) -> None:
@@ -138,6 +140,7 @@ class ResNet(nn.Module):
         one_of("depth", depth, tuple(STAGE_BLOCKS))
         one_of("stem", stem, STEMS)
         one_of("output_stride", output_stride, (8, 16, 32))
+        one_of("finest_stride", finest_stride, (2, 4))
         one_of("dilation", dilation, DILATIONS)
         one_of("stride_on", stride_on, STRIDES_ON)
         if width < 1 or in_channels < 1:
@@ -166,6 +169,7 @@ class ResNet(nn.Module):
             self.bn3 = nn.BatchNorm2d(third)
             self._inputs = third
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        self.finest_stride, stem_channels = finest_stride, self._inputs
 
         self._rate, self._stride = 1, 4
         blocks = STAGE_BLOCKS[depth]
@@ -179,6 +183,8 @@ class ResNet(nn.Module):
         self.layer1, self.layer2, self.layer3, self.layer4 = (stage(number) for number in range(4))
         self.channels = tuple(width * 2**number * self._block.expansion for number in range(4))
         self.strides = tuple(strides)
+        if finest_stride == 2:
+            self.channels, self.strides = (stem_channels, *self.channels), (2, *self.strides)
 
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -211,7 +217,8 @@ class ResNet(nn.Module):
         stage1 = self.layer1(self.maxpool(x))
         stage2 = self.layer2(stage1)
         stage3 = self.layer3(stage2)
-        return stage1, stage2, stage3, self.layer4(stage3)
+        stages = stage1, stage2, stage3, self.layer4(stage3)
+        return (x, *stages) if self.finest_stride == 2 else stages
 
     def imagenet_weights(self) -> Mapping[str, Tensor]:
         """torchvision's IMAGENET1K_V1, downloaded into torch's hub folder and checked against their hash."""

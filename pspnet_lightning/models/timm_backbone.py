@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pspnet_lightning.models.efficientnet_lite import installed_weights
+from pspnet_lightning.models.same_padding import SAME
 
 _log = logging.getLogger(__name__)
 # How networks of a fixed size are asked to take any: what one does not know it refuses.
@@ -24,15 +25,15 @@ class TimmBackbone(nn.Module):
 
     ``name``: as in ``timm.list_models()``, with or without the tag of its weights. Its last stages are dilated to
     ``output_stride`` (8 or 16) where timm can do that, otherwise it keeps its own, and a warning says so. It answers
-    the last four maps of stride 4 or more; transformers' channels-last maps are permuted. Images whose sides are no
-    multiple of the largest stride, or twice it, are padded with zeros, the mean, below and on the right, if the network
-    needs that.
+    the last four maps of stride 4 or more, with ``finest_stride=2`` that of stride 2 before them; transformers'
+    channels-last maps are permuted. Images whose sides are no multiple of the largest stride, or twice it, are padded
+    with zeros, the mean, below and on the right, if the network needs that.
 
     ``mean``, ``std``: what its weights want, of R, G, B in 0..255. Raises ValueError for a name that timm does not
     have, for a network that answers no maps, and for one that takes images of one size only.
     """
 
-    def __init__(self, name: str, *, in_channels: int = 3, output_stride: int = 8) -> None:
+    def __init__(self, name: str, *, in_channels: int = 3, output_stride: int = 8, finest_stride: int = 4) -> None:
         super().__init__()
         import timm  # here, because it takes a second or two that nobody else needs
 
@@ -48,7 +49,11 @@ class TimmBackbone(nn.Module):
                 module.__class__ = same
         self.net = net
         strides, channels = net.feature_info.reduction(), net.feature_info.channels()
+        if finest_stride < 4 and finest_stride not in strides:
+            raise ValueError(f"model.finest_stride={finest_stride}: the finest map of {name} has stride {min(strides)}")
         self.taken = [number for number, stride in enumerate(strides) if stride >= 4][-4:]
+        if finest_stride < 4:
+            self.taken.insert(0, strides.index(finest_stride))
         self.strides = tuple(strides[number] for number in self.taken)
         self.channels = tuple(channels[number] for number in self.taken)
         if self.strides[-1] > output_stride:
@@ -142,44 +147,6 @@ def _cut(x: Tensor, axis: int, length: int) -> Tensor:
     if torch.compiler.is_exporting():
         return x.index_select(axis, x.new_ones(length, dtype=torch.long).cumsum(0) - 1)
     return x.narrow(axis, 0, length)
-
-
-def _same(x: Tensor, kernel: Any, stride: Any, dilation: Any = (1, 1), value: float = 0.0) -> Tensor:
-    """TensorFlow's padding, by arithmetic that exporters can write down for any size."""
-    sides: list[Any] = []
-    for axis in (1, 0):
-        reach = (kernel[axis] - 1) * dilation[axis]
-        total: Any = reach - (x.shape[2 + axis] - 1) % stride[axis]
-        if reach < stride[axis] - 1:
-            total = torch.sym_max(total, 0)
-        sides += [total // 2, total - total // 2]
-    return F.pad(x, sides, value=value)
-
-
-class _SameConv(nn.Conv2d):
-    def forward(self, x: Tensor) -> Tensor:
-        x = _same(x, self.kernel_size, self.stride, self.dilation)
-        return F.conv2d(x, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
-
-
-class _SameAverage(nn.AvgPool2d):
-    def forward(self, x: Tensor) -> Tensor:
-        x = _same(x, self.kernel_size, self.stride)
-        return F.avg_pool2d(x, self.kernel_size, self.stride, 0, self.ceil_mode, self.count_include_pad)
-
-
-class _SameMax(nn.MaxPool2d):
-    def forward(self, x: Tensor) -> Tensor:
-        x = _same(x, self.kernel_size, self.stride, self.dilation, -torch.inf)
-        return F.max_pool2d(x, self.kernel_size, self.stride, 0, self.dilation, self.ceil_mode)
-
-
-# timm's modules that ask math.ceil for the padding, which exporters cannot write down.
-SAME: dict[str, type[nn.Module]] = {
-    "Conv2dSame": _SameConv,
-    "AvgPool2dSame": _SameAverage,
-    "MaxPool2dSame": _SameMax,
-}
 
 
 def _create(timm: Any, name: str, in_channels: int, output_stride: int) -> nn.Module:

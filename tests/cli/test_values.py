@@ -111,7 +111,11 @@ def _run(command: Run, case: Case, primary: str) -> None:
             "2 values are wrong:\n  model.bins=[1, 1] must be",
         ),
         ("train", ["optimizer=adamw", "data.lr=0.005"], "data.lr=0.005 has no effect"),
-        ("train", ["experiment=pooling"], "experiment=pooling: there is no such option; known are: camvid_cpu, paper/"),
+        (
+            "train",
+            ["experiment=pooling"],
+            "experiment=pooling: there is no such option; known are: camvid/, camvid_cpu, drive, paper/",
+        ),
         (
             "train",
             ["data=ade20k"],

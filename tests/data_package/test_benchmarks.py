@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from conftest import SMALL, Run
 from miniatures import MINIATURES, SETTINGS, cityscapes
 
 from pspnet_lightning.data import public
+from pspnet_lightning.data.folds import FoldSource
 from pspnet_lightning.data.public import aerial, scene_parsing
 from pspnet_lightning.data.specs import known_classes
 
@@ -111,3 +113,40 @@ def test_the_servers_images_are_asked_for_by_name(name: str, tmp_path: Path) -> 
 def test_a_wrong_root_says_where_to_get_it(name: str, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="unpack"):
         getattr(public, name)("train", root=str(tmp_path))
+
+
+def test_drive_by_cross_validation(tmp_path: Path) -> None:
+    """All of training/ is dealt out to the folds, whether test/ has labels or not; outside the view nothing counts."""
+    MINIATURES["drive"](tmp_path)
+    labels = tmp_path / "test" / "1st_manual"
+    for there in (True, False):
+        if not there:
+            labels.rename(tmp_path / "elsewhere")
+        source = partial(public.drive, root=str(tmp_path), val_images=0)
+        seen = []
+        for fold in range(2):
+            folds = FoldSource(source, folds=2, fold=fold)
+            train, val = folds("train"), folds("val")
+            assert (len(train), len(val)) == (2, 2)
+            seen += [Path(val.name(index)).name for index in range(len(val))]
+            assert all((val.label(index)[:8] == 255).all() for index in range(len(val)))
+            assert not any((val.label(index)[8:] == 255).any() for index in range(len(val)))
+        assert sorted(seen) == [f"{number}_training.tif" for number in range(21, 25)]
+        assert [len(public.drive(split, root=str(tmp_path), val_images=1)) for split in ("train", "val")] == [3, 1]
+    with pytest.raises(ValueError, match=r"data\.val_images=0 leaves no image of DRIVE's training/ for the val split"):
+        public.drive("val", root=str(tmp_path), val_images=0)
+    with pytest.raises(
+        ValueError, match=r"data\.val_images=4 leaves no image of DRIVE's training/ for the train split"
+    ):
+        public.drive("train", root=str(tmp_path), val_images=4)
+    with pytest.raises(ValueError, match="no 1st_manual/; its labels are not public"):
+        public.drive("test", root=str(tmp_path))
+
+
+def test_drive_without_a_field_of_view(tmp_path: Path) -> None:
+    MINIATURES["drive"](tmp_path)
+    (tmp_path / "training" / "mask" / "22_training_mask.gif").unlink()
+    data = public.drive("train", root=str(tmp_path))
+    data.read(0)
+    with pytest.raises(FileNotFoundError, match=r"22_manual1\.gif' has no field of view .*22_\*_mask\.gif"):
+        data.read(1)

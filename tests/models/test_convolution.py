@@ -13,6 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from pspnet_lightning.models import PSPNet, build_pspnet, exchange_convolutions
 from pspnet_lightning.models.fast import convolution, restore_convolutions
 from pspnet_lightning.models.fast.convolution import FastConv2d, _Convolution, _WeightGradient, conv3x3
+from pspnet_lightning.models.fast.depthwise import WidenedConv2d, WidenedSameConv
+from pspnet_lightning.models.same_padding import SameConv
 from pspnet_lightning.training.losses import CrossEntropy, segmentation_loss
 
 
@@ -147,6 +149,48 @@ def test_the_exchange_takes_large_convolutions_that_keep_the_size_and_leaves_all
     )
     assert network.state_dict().keys() == before.keys()
     assert type(restore_convolutions(network)[0]) is nn.Conv2d
+
+
+# ---------------------------------------------------------------------- depthwise ones
+
+
+@pytest.mark.parametrize("kind", [nn.Conv2d, SameConv])
+def test_depthwise_ones_train_in_float32_under_bfloat16_autocast(kind: type[nn.Conv2d]) -> None:
+    torch.manual_seed(0)
+    plain = kind(24, 24, 5, stride=2, groups=24, bias=True)
+    network = exchange_convolutions(nn.Sequential(copy.deepcopy(plain)))
+    x = image(2, 24, 33, 40).bfloat16()
+    leaf = x.clone().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        answered = network(leaf)
+        with torch.no_grad():
+            assert torch.equal(network(x), plain(x))  # nothing but training differs
+    assert answered.dtype == torch.bfloat16
+    answered.float().square().sum().backward()
+    exact = plain.double()
+    reference = x.double().requires_grad_()
+    expected = exact(reference)
+    expected.backward(2 * answered.detach().double())
+    assert difference(answered.detach(), expected.detach()) < 3e-3  # one rounding to bfloat16
+    # In bfloat16 all the way the weight's gradient is rounded to 8 bits; here only what goes in is.
+    assert difference(network[0].weight.grad, exact.weight.grad) < 1e-6
+    assert difference(network[0].bias.grad, exact.bias.grad) < 1e-6
+    assert leaf.grad is not None
+    assert difference(leaf.grad, reference.grad) < 3e-3
+
+
+def test_which_are_widened() -> None:
+    network = nn.Sequential(
+        nn.Conv2d(8, 8, 3, groups=8), SameConv(8, 16, 3, groups=8), nn.Conv2d(8, 8, 3, groups=2), nn.Conv2d(1, 8, 3)
+    )
+    before = [type(each) for each in network]
+    exchange_convolutions(network)
+    widened = [WidenedConv2d, WidenedSameConv, nn.Conv2d, nn.Conv2d]
+    assert [type(each) for each in network] == widened
+    assert [type(each) for each in restore_convolutions(copy.deepcopy(network))] == before
+    assert [type(each) for each in network] == widened
+    program = torch.export.export(network[0], (torch.zeros(1, 8, 9, 9),))
+    assert "float" not in "".join(str(node.target) for node in program.graph.nodes)
 
 
 # ---------------------------------------------------------------------- the network

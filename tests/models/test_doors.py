@@ -20,7 +20,8 @@ from pspnet_lightning.models.build import HEADS
 from pspnet_lightning.models.fcn import FCNHead
 from pspnet_lightning.models.pyramid import PyramidHead
 from pspnet_lightning.models.resnet import ResNet
-from pspnet_lightning.models.timm_backbone import SAME, TimmBackbone
+from pspnet_lightning.models.same_padding import SAME
+from pspnet_lightning.models.timm_backbone import TimmBackbone
 from pspnet_lightning.models.uper import UPerHead
 
 SMALL: dict[str, Any] = {"depth": 18, "stem": "plain", "width": 8}
@@ -140,6 +141,18 @@ def test_each_head(name: str) -> None:
     output.logits.square().mean().backward()
     assert all(parameter.grad is not None for parameter in network.head.parameters())
     assert network.low_logits(torch.zeros(2, 3, 64, 64)).shape[-1] == (16 if name == "uper" else 4)
+    require_the_same_function(trained(network))
+
+
+@pytest.mark.parametrize("backbone", [None, "tf_efficientnet_lite0"])
+def test_uper_down_to_stride_2(backbone: str | None) -> None:
+    torch.manual_seed(0)
+    small = SMALL if backbone is None else {}
+    network = build_pspnet(
+        5, **small, backbone=backbone, output_stride=32, head="uper", finest_stride=2, head_channels=8, auxiliary=False
+    )
+    assert network.backbone.strides == (2, 4, 8, 16, 32)
+    assert network.low_logits(torch.zeros(2, 3, 65, 81)).shape == (2, 5, 33, 41)
     require_the_same_function(trained(network))
 
 
@@ -316,6 +329,15 @@ def test_parts_that_lack_something() -> None:
         ({"head": Plain, "bins": [1]}, r"model\.bins=\[1\] says nothing to head=Plain"),
         ({"head": Plain, "head_channels": 8}, r"model\.head_channels=8 says nothing to head=Plain"),
         ({"head": "fcn", "fusion": "sum"}, r"model\.fusion='sum' says nothing to head='fcn'"),
+        ({"finest_stride": 2}, r"model\.finest_stride=2 says nothing to head='pyramid'"),
+        (
+            {"backbone": OneMap, "head": "uper", "finest_stride": 2},
+            r"model\.finest_stride=2 says nothing to backbone=OneMap",
+        ),
+        (
+            {"backbone": "pvt_v2_b0", "head": "uper", "finest_stride": 2},
+            r"model\.finest_stride=2: the finest map of pvt_v2_b0 has stride 4",
+        ),
         ({"num_classes": 0}, "num_classes=0 must be at least 1"),
         ({"dropout": 1.0}, r"dropout=1\.0 must be a probability"),
     ],

@@ -84,6 +84,23 @@ def test_resnet_269_and_the_deep_stem() -> None:
     assert sum(3 for stage in (3, 30, 48, 8) for _ in range(stage)) + 1 + 1 == 269
 
 
+@pytest.mark.parametrize("stem", ["plain", "deep"])
+def test_the_stems_map_is_the_finest(stem: str) -> None:
+    torch.manual_seed(0)
+    four = ResNet(18, stem=stem, stem_widths=(4, 6, 10), width=8, output_stride=32).eval()
+    five = ResNet(18, stem=stem, stem_widths=(4, 6, 10), width=8, output_stride=32, finest_stride=2).eval()
+    five.load_state_dict(four.state_dict())
+    assert five.strides == (2, 4, 8, 16, 32)
+    assert five.channels == (8 if stem == "plain" else 10, 8, 16, 32, 64)
+    x = torch.randn(1, 3, 65, 97)
+    with torch.no_grad():
+        finest, *others = five(x)
+        assert finest.shape == (1, five.channels[0], 33, 49)
+        assert all(torch.equal(a, b) for a, b in zip(others, four(x), strict=True))
+        # What is pooled is what is answered: nothing later changed it in place.
+        assert torch.equal(five.layer1(five.maxpool(finest)), others[0])
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -92,6 +109,7 @@ def test_resnet_269_and_the_deep_stem() -> None:
         {"output_stride": 4},
         {"dilation": "none"},
         {"stride_on": "5x5"},
+        {"finest_stride": 1},
         {"width": 0},
     ],
 )

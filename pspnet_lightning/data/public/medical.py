@@ -28,27 +28,41 @@ class FieldOfView:
         label = self.read(path, spec)
         number = path.name.split("_")[0]
         masks = sorted((path.parent.parent / "mask").glob(f"{number}_*_mask.*"))
-        if masks:
-            label[self.read(masks[0], spec) == 0] = spec.ignore_index
+        if not masks:
+            raise FileNotFoundError(
+                f"{str(path)!r} has no field of view {path.parent.parent / 'mask' / f'{number}_*_mask.gif'}: DRIVE's "
+                f"mask/ has to lie beside 1st_manual/, because pixels outside the field of view are not scored"
+            )
+        label[self.read(masks[0], spec) == 0] = spec.ignore_index
         return label
 
 
-def drive(split: str, *, root: str) -> SegmentationDataset:
+def drive(split: str, *, root: str, val_images: Annotated[int, Ge(0)] | None = None) -> SegmentationDataset:
     """``data=drive``: ``training/{images/21_training.tif,1st_manual/21_manual1.gif,mask/...}``, the same in ``test/``.
 
     The 20 images of training/ train, those of test/ validate. Where test/ has no 1st_manual/ (the present download
     keeps it back), the last four of training/ validate and the others train.
+
+    ``val_images``: so many of training/ validate, whatever test/ holds; with 0 all 20 train, for ``data.folds``.
     """
-    name = labelled_split(split, {"train": "training", "val": "test", "test": "test"}, "DRIVE")
+    labelled_split(split, {"train": "training", "val": "test", "test": "test"}, "DRIVE")
     base = find_base(root, "training", ["DRIVE"], "DRIVE: register at drive.grand-challenge.org and unpack it here")
-    if (base / "test" / "1st_manual").is_dir():
-        pairs = _drive_pairs(base / name)
-    elif split == "test":
+    tested = (base / "test" / "1st_manual").is_dir()
+    if split == "test" and not tested:
         raise ValueError(f"data.root={str(root)!r}: DRIVE's test/ has no 1st_manual/; its labels are not public")
+    if split == "test" or (split == "val" and tested and val_images is None):
+        folder, chosen = base / "test", slice(None)
     else:
-        pairs = _drive_pairs(base / "training")
-        pairs = pairs[:-4] if split == "train" else pairs[-4:]
-    return PairDataset(pairs, DRIVE, origin=str(base / name), read_label=FieldOfView())
+        folder = base / "training"
+        held = (0 if tested else 4) if val_images is None else val_images
+        chosen = slice(-held or None) if split == "train" else slice(-held, None) if held else slice(0)
+    pairs = _drive_pairs(folder)[chosen]
+    if not pairs:
+        raise ValueError(
+            f"data.val_images={val_images} leaves no image of DRIVE's training/ for the {split} split; 0 is for "
+            f"cross-validation, with data.folds=5"
+        )
+    return PairDataset(pairs, DRIVE, origin=str(folder), read_label=FieldOfView())
 
 
 def kvasir_seg(

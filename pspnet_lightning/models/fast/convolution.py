@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pspnet_lightning.models.fast.depthwise import WIDENED, is_depthwise
 from pspnet_lightning.models.fast.winograd import THREE, convolve, weight_gradient
 
 # Below, the transforms cost what the products save (forward and both gradients, 2 x 60 x 60: 128 channels in and out
@@ -34,20 +35,25 @@ class FastConv2d(nn.Conv2d):
 def exchange_convolutions(model: _Module) -> _Module:
     """Has all large 3x3 convolutions of ``model`` computed by ``conv3x3``, in place, and returns it.
 
+    Depthwise ones are widened in training under bfloat16 autocast on a CPU (``WidenedConv2d``).
+
     Call it once, before training or prediction. Parameters, hooks and the state dict are the same objects as before.
     """
     for module in model.modules():
+        # The object stays, with whatever refers to it; only what it computes is computed otherwise.
         if type(module) is nn.Conv2d and _is_large(module):
-            # The object stays, with whatever refers to it; only what it computes is computed otherwise.
             module.__class__ = FastConv2d
+        elif type(module) in WIDENED and is_depthwise(module):
+            module.__class__ = WIDENED[type(module)]
     return model
 
 
 def restore_convolutions(model: _Module) -> _Module:
     """Takes ``exchange_convolutions`` back: for programs in files, which other kernels run."""
+    plain = {fast: own for own, fast in WIDENED.items()} | {FastConv2d: nn.Conv2d}
     for module in model.modules():
-        if type(module) is FastConv2d:
-            module.__class__ = nn.Conv2d  # type: ignore[assignment]
+        if type(module) in plain:
+            module.__class__ = plain[type(module)]
     return model
 
 
