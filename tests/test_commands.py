@@ -58,7 +58,7 @@ FEWER = {
 SWEEP_SIZES = {
     "sweep=bins": ["seed=0"],
     "sweep=cross_validated_bins": ["data.fold=0,1", "model.bins=[],[1]"],
-    "experiment=drive": ["data.folds=2"],
+    "experiment=drive": ["data.folds=2", "data.batch_size=2"],
     "sweep=optuna_bins": ["hydra.sweeper.n_trials=2"],
     "hydra/sweeper=optuna": ["hydra.sweeper.n_trials=2"],
 }

@@ -114,7 +114,7 @@ def _run(command: Run, case: Case, primary: str) -> None:
         (
             "train",
             ["experiment=pooling"],
-            "experiment=pooling: there is no such option; known are: camvid/, camvid_cpu, drive, paper/",
+            "experiment=pooling: there is no such option; known are: camvid/efficientnet, camvid_cpu, drive, paper/",
         ),
         (
             "train",
