@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.stats
+from conftest import REPOSITORY
 from rich.console import Console
 from sweep_folder import write_run
 
@@ -90,6 +91,14 @@ def test_the_sentences(name: str, tmp_path: Path) -> None:
     scores, expected = SWEEPS[name]
     content = made(tmp_path, scores, "data.lr" if "0.01" in scores else "model.bins")
     assert verdict(content) == expected
+
+
+def test_the_page_shows_these_sentences() -> None:
+    """docs/sweeps.md: of each sweep the scores, setting by setting, then every sentence."""
+    page = " ".join((REPOSITORY / "docs" / "sweeps.md").read_text().split())
+    for scores, sentences in SWEEPS.values():
+        settings = "; ".join(f"{name}: {', '.join(map(str, values))}" for name, values in scores.items())
+        assert f"{settings} {' '.join(sentences)}" in page
 
 
 @pytest.mark.parametrize("name", SWEEPS)

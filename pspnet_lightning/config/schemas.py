@@ -117,7 +117,7 @@ class EvaluateConfig:
 
     checkpoint: Text
     predictions: Text | None
-    coding: Literal["classes", "labels", "colours", "minus_one", "plus_one"] | None
+    coding: Literal["classes", "labels", "colours", "binary", "minus_one", "plus_one"] | None
     against: Text | None
     split: Literal["val", "test"]
     data: Overrides

@@ -1,6 +1,7 @@
 """A folder of anybody's label maps as predictions of a split: found by name, their coding recognised.
 
-Index PNGs and TIFFs of any framework: class indices, the values of the data set's own label files, or its colours.
+Index PNGs and TIFFs of any framework: class indices, the values of the data set's own label files, its colours, or
+black and white of two classes.
 What cannot be right (missing files, other sizes, labels off by one) is an error that says so.
 """
 
@@ -13,15 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from pspnet_lightning.data import DataSpec, SegmentationDataset, sample_indices
 from pspnet_lightning.data.encodings import ColourLabels
-from pspnet_lightning.data.reading import check_header, decoding, map_label, open_image, read_raw_label
+from pspnet_lightning.data.limits import check_header, open_image, read_tiff
+from pspnet_lightning.data.reading import decoding, map_label, read_raw_label
 from pspnet_lightning.data.submission import png_names
 
-SUFFIXES = (".png", ".tif", ".tiff", ".bmp")
-CODINGS = ("classes", "labels", "colours", "minus_one", "plus_one")
+SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
+CODINGS = ("classes", "labels", "colours", "binary", "minus_one", "plus_one")
 # Images that are looked at to recognise the coding, and by how much more of their pixels another must be right.
 _LOOK, _BETTER = 24, 0.05
 # What data sets and frameworks add to an image's name.
@@ -59,7 +60,9 @@ def find_predictions(folder: Path, data: SegmentationDataset, coding: str | None
 def _matched(folder: Path, data: SegmentationDataset) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
     if not files:
-        raise ValueError(f"predictions={str(folder)!r} holds no label map ({', '.join(SUFFIXES)})")
+        others = sorted({path.suffix.lower() for path in folder.rglob("*") if path.is_file()} - {""})
+        found_there = f", only {', '.join(others[:5])}: save label maps without loss, as index PNGs" if others else ""
+        raise ValueError(f"predictions={str(folder)!r} holds no label map ({', '.join(SUFFIXES)}){found_there}")
     by_stem: dict[str, list[Path]] = {}
     for path in files:
         for stem in {path.stem, _plain(path.stem)}:
@@ -153,7 +156,17 @@ def _decode(path: Path, spec: DataSpec, coding: str, label: np.ndarray) -> np.nd
             raise _OutOfRange(str(error)) from error
     if coding == "colours":
         raise _OutOfRange(f"prediction {str(path)!r} holds indices, not colours")
-    if coding == "labels":
+    fractions = pixels.dtype.kind == "f" and bool((pixels != np.round(pixels)).any())
+    if fractions:
+        raise ValueError(
+            f"prediction {str(path)!r} holds fractions ({pixels.min():.3g} to {pixels.max():.3g}), which are "
+            f"probabilities or logits and no classes: take the class with the largest one, of two classes 1 above 0.5"
+        )
+    if coding == "binary":
+        if spec.num_classes != 2 or not np.isin(pixels, (0, 255)).all():
+            raise _OutOfRange(f"prediction {str(path)!r} is no black and white mask (0, 255) of two classes")
+        values = (pixels == 255).astype(np.int64)
+    elif coding == "labels":
         if spec.label_map is None:
             raise _OutOfRange(f"{spec.name} has no coding of its own: its label files hold class indices")
         try:
@@ -182,16 +195,17 @@ def _pixels(path: Path) -> np.ndarray:
             raise
     content = path.read_bytes()
     with decoding(path, "label"):
+        if path.suffix.lower() in (".tif", ".tiff") and (shape := read_tiff(path).shape)[2:] not in ((3,), (4,)):
+            raise ValueError(
+                f"prediction {str(path)!r} has the shape {shape}: a label map has one value a pixel; of one plane a "
+                f"class take the class with the largest value"
+            )
         if content[:4] == b"\x89PNG":
             check_header(path, content)
         with open_image(path, io.BytesIO(content)) as file:
-            pixels = np.asarray(_opaque(file))
+            pixels = np.asarray(file.convert("RGB"))
     grey = (pixels == pixels[..., :1]).all()
     return pixels[..., 0] if grey else pixels
-
-
-def _opaque(file: Image.Image) -> Image.Image:
-    return file.convert("RGB")
 
 
 def _plain(stem: str) -> str:

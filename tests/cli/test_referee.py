@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from conftest import Run
-from miniatures import MINIATURES
+from miniatures import MINIATURES, blocks
 from PIL import Image
 from torchmetrics.classification import MulticlassJaccardIndex
 
@@ -172,6 +173,7 @@ def test_what_cannot_be_right_is_said_so(command: Run, small_list: Path, tmp_pat
     write(tmp_path / "coloured", {stem: colours[pixels] for stem, pixels in good.items()})
     write(tmp_path / "twice" / "a", {"6": good["6"]})
     write(tmp_path / "twice" / "b", good)
+    write(tmp_path / "lossy", good, ".jpg")
     (tmp_path / "empty").mkdir()
     for words, message in (
         (["predictions=short"], "1 of 3 images have no prediction: set/images/8.png. There are 3 files, such as 6.png"),
@@ -181,8 +183,9 @@ def test_what_cannot_be_right_is_said_so(command: Run, small_list: Path, tmp_pat
         (["predictions=coloured"], "is a colour image, and its colours are not all in the palette of list"),
         (["predictions=twice"], "1 images have several predictions"),
         (["predictions=empty"], "predictions='empty' holds no label map"),
+        (["predictions=lossy"], "holds no label map (.png, .tif, .tiff, .bmp, .gif), only .jpg: save label maps"),
         (["predictions=gone"], "predictions='gone' is not a folder"),
-        (["predictions=short", "coding=index"], "coding=index must be classes, labels, colours, minus_one or plus_one"),
+        (["predictions=short", "coding=index"], "coding=index must be classes, labels, colours, binary, minus_one or"),
         (["predictions=short", "checkpoint=a.ckpt"], "give one of them"),
         (["predictions=off", "coding=minus_one", "against=gone"], "against='gone' is no folder, of label maps or with"),
         (["predictions=short", "split=train"], "split=train must be val or test"),
@@ -195,6 +198,65 @@ def test_what_cannot_be_right_is_said_so(command: Run, small_list: Path, tmp_pat
     assert "checkpoint is required" in command("evaluate").stderr
     done = command("evaluate", "predictions=off", "coding=minus_one", "hydra.run.dir=out", *LIST)
     assert done.returncode == 0, done.stderr
+
+
+class Two(SegmentationDataset):
+    """Three images of two classes."""
+
+    spec = DataSpec("two", ("background", "polyp"), ((0, 0, 0), (255, 255, 255)))
+
+    def __len__(self) -> int:
+        return 3
+
+    def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        # The first has no polyp: nothing but 0, whatever the coding.
+        return np.zeros((48, 64, 3), np.uint8), blocks([0, 1] if index else [0], index)
+
+    def name(self, index: int) -> str:
+        return f"{index}.jpg"
+
+
+def test_black_and_white_masks_of_two_classes(tmp_path: Path) -> None:
+    data = Two()
+    for suffix in (".png", ".gif"):
+        write(tmp_path / suffix, {str(index): data.label(index) * 255 for index in range(3)}, suffix)
+        found = find_predictions(tmp_path / suffix, data)
+        assert found.coding == "binary"
+        assert all((found.read(index, data.label(index)) == data.label(index)).all() for index in range(3))
+    write(tmp_path / "grey", {str(index): data.label(index) * 200 + 20 for index in range(3)})
+    with pytest.raises(ValueError, match="has the values 20, 220, which are none of the 2 classes"):
+        find_predictions(tmp_path / "grey", data)
+
+
+def test_probabilities_and_planes_are_no_label_maps(tmp_path: Path) -> None:
+    """Cut off to whole numbers, a probability of 0.9 would be class 0."""
+    data = Two()
+    for name, make in (
+        ("soft", lambda label: (label * 0.8 + 0.1).astype(np.float32)),
+        ("planes", lambda label: np.stack([label == 0, label == 1]).astype(np.uint8)),
+        ("whole", lambda label: label.astype(np.float32)),
+    ):
+        (tmp_path / name).mkdir()
+        for index in range(3):
+            tifffile.imwrite(tmp_path / name / f"{index}.tif", make(data.label(index)))
+    with pytest.raises(ValueError, match=r"0\.tif' holds fractions \(0\.1 to 0\.1\), which are probabilities"):
+        find_predictions(tmp_path / "soft", data)
+    with pytest.raises(ValueError, match=r"has the shape \(2, 48, 64\): a label map has one value a pixel"):
+        find_predictions(tmp_path / "planes", data)
+    assert find_predictions(tmp_path / "whole", data).coding == "classes"
+
+
+def test_groups_and_one_image(command: Run, small_list: Path, tmp_path: Path) -> None:
+    """The referee's comparison over groups; over one image there is a difference and no interval."""
+    write(tmp_path / "theirs", guesses(small_list, 0.1))
+    write(tmp_path / "others", guesses(small_list, 0.4, seed=1))
+    results, said = judged(command, tmp_path, "against=others", r"data.group='(6|[78])'")
+    assert (results["intervals"]["unit"], results["against"]["units"]) == ("group", 3)
+    (small_list / "val.txt").write_text("images/7.png labels/7.png\n")
+    results, said = judged(command, tmp_path, "against=others")
+    assert (results["intervals"]["units"], results["intervals"]["miou"]) == (1, [None, None])
+    assert results["predictions"]["further_files"] == 2
+    assert "better than others over 1 images: too few for an interval" in said
 
 
 def test_who_is_right_nowhere_may_be_off_by_one(tmp_path: Path) -> None:
