@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from pspnet_lightning.metrics import Answer
 from pspnet_lightning.metrics.boundary import BoundaryScores, inner_boundary, outline_distance
 
 
@@ -50,7 +51,7 @@ def test_the_scores_are_sums_over_the_images() -> None:
     intersection, union = np.zeros(4), np.zeros(4)
     for index in range(3):
         label, prediction = maps(index)
-        found.add(index, prediction, label)
+        found.add(index, Answer(prediction, label))
         known = np.where(label == 255, 255, prediction)
         for number in range(4):
             own, other = (mask_to_boundary((one == number).astype(np.uint8), 0.03) for one in (label, known))
@@ -77,7 +78,7 @@ def test_bands_are_those_of_brute_force() -> None:
     expected = [[min(np.hypot(y - a, x - b) for a, b in edge) for x in range(width)] for y in range(height)]
     assert distance == pytest.approx(np.array(expected), abs=1e-4)
     found = BoundaryScores(3, 255, widths=(0, 2))
-    found.add(0, prediction, label)
+    found.add(0, Answer(prediction, label))
     for row, band in enumerate((0, 2)):
         inside = (np.array(expected) <= band + 1e-6) & (label != 255)
         ious = [
@@ -91,16 +92,16 @@ def test_a_shift_costs_little_area_and_much_boundary() -> None:
     label = np.zeros((200, 200), np.uint8)
     label[40:160, 40:160] = 1
     found = BoundaryScores(2, 255, widths=(1, 40))
-    found.add(0, np.roll(label, 3, 1), label)
+    found.add(0, Answer(np.roll(label, 3, 1), label))
     results = found.results()
     right, union = 120 * 117, 120 * 123
     assert results["boundary"]["iou"][1] < right / union - 0.2
     assert results["trimap"]["miou"][0] < results["trimap"]["miou"][1] < 1
     whole = BoundaryScores(2, 255)
-    whole.add(0, label, label)
+    whole.add(0, Answer(label, label))
     assert whole.results()["boundary"]["miou"] == 1.0
     plain = BoundaryScores(2, 255)
-    plain.add(0, label * 0, label * 0)
+    plain.add(0, Answer(label * 0, label * 0))
     assert plain.results()["trimap"]["miou"][0] != plain.results()["trimap"]["miou"][0], "no outline, no band"
 
 

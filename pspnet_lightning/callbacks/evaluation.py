@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from pspnet_lightning.callbacks.gather import gather_arrays
 from pspnet_lightning.callbacks.results import RunResults
 from pspnet_lightning.data import SegmentationDataset
 from pspnet_lightning.data.submission import PredictionFiles
-from pspnet_lightning.metrics import BoundaryScores
+from pspnet_lightning.metrics import CalibrationScores, ImageScore
 from pspnet_lightning.runs.evaluation import ImageScores, Kept
 from pspnet_lightning.runs.json_files import write_json
 from pspnet_lightning.visualize import save_png
@@ -26,7 +26,7 @@ class EvaluationResults(RunResults):
     """``RunResults`` and, for each image, its mIoU and aAcc in ``images.csv``; ``worst.png`` and ``best.png``.
 
     ``data`` is the split that is evaluated, ``record`` what ``results.json`` holds besides the scores (protocol,
-    checkpoint), ``pictures`` the number of images on each sheet, ``boundary`` what else is scored. Images are ranked
+    checkpoint), ``pictures`` the number of images on each sheet, ``further`` what else is scored. Images are ranked
     by their own mIoU. Over several devices every image must have been counted once; anything else is an error.
     """
 
@@ -37,18 +37,19 @@ class EvaluationResults(RunResults):
         record: dict[str, Any],
         pictures: int = 4,
         group: str | None = None,
-        boundary: BoundaryScores | None = None,
+        further: Sequence[ImageScore] = (),
     ) -> None:
         super().__init__(dirpath, group)
         self.data = data
         self.record = record
         self._own = ImageScores(data, pictures)
-        self._boundary = boundary
+        self._further = further
 
-    def _image(self, index: int, confusion: Tensor, prediction: Tensor, target: Tensor) -> None:
+    def _image(
+        self, index: int, confusion: Tensor, prediction: Tensor, target: Tensor, probabilities: Tensor | None
+    ) -> None:
         self._own.add(index, confusion, prediction)
-        if self._boundary is not None:
-            self._boundary.add(index, prediction.cpu().numpy(), target.cpu().numpy())
+        super()._image(index, confusion, prediction, target, probabilities)
 
     def _results(self, trainer: L.Trainer, pl_module: Any, split: str) -> None:
         # Each image belongs to one rank: the sum over ranks is the whole table.
@@ -56,9 +57,6 @@ class EvaluationResults(RunResults):
             self._own.table = trainer.strategy.reduce(self._own.table.to(pl_module.device), reduce_op="sum").cpu()
         self._own.keep(_gathered(self._own.kept, pl_module.device))
         self._own.check()
-        if self._boundary is not None:
-            for part in gather_arrays(self._boundary.arrays(), pl_module.device):
-                self._boundary.take(part)
         if self.data.labelled:
             super()._results(trainer, pl_module, split)
         if not trainer.is_global_zero:
@@ -69,9 +67,12 @@ class EvaluationResults(RunResults):
             content = {"split": split, "data": self.data.spec.name, "classes": list(self.data.spec.classes)}
             write_json({**content, **self.details()}, self.folder / "results.json")
 
+    def temperature(self) -> dict[str, float]:
+        """What the calibration among the further scores fits; see ``CalibrationScores.fit``."""
+        return next(score.fit() for score in self._further if isinstance(score, CalibrationScores))
+
     def details(self) -> dict[str, Any]:
-        boundary = {} if self._boundary is None else self._boundary.results()
-        return {**self.record, **self._own.details(), **boundary}
+        return {**self.record, **self._own.details(), **super().details()}
 
 
 class SavePredictions(Callback):

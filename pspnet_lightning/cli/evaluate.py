@@ -1,13 +1,13 @@
 """`pspnet-evaluate checkpoint=PATH`: scores a checkpoint on a split; model and data come from the file alone.
 
-`against=` compares it with another checkpoint, or with the results of one, over the same images. With `predictions=DIR
+`checkpoint=[A,B,C]` scores the mean of their probabilities. `against=` compares it with another checkpoint, or with the
+results of one, over the same images. With `predictions=DIR
 data=...` instead of a checkpoint it scores label maps of any framework.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,12 +19,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig, OmegaConf
-from rich import get_console
 
 from pspnet_lightning.callbacks import EvaluationResults, SavePredictions, progress_bar
 from pspnet_lightning.config import as_plain, build, build_eval_data, build_source, check_config, settle_precision
-from pspnet_lightning.config.evaluation import build_protocol, protocol_text, sha256_of
-from pspnet_lightning.config.trusted import StoredConfig
+from pspnet_lightning.config.evaluation import build_scores, protocol_text
 from pspnet_lightning.data import DataSpec, SegmentationDataset
 from pspnet_lightning.data.submission import prediction_files
 from pspnet_lightning.disk import clear_parts
@@ -34,15 +32,14 @@ from pspnet_lightning.launch.job import JobRanks
 from pspnet_lightning.launch.locks import locked
 from pspnet_lightning.launch.outside import match_devices, ranks_of
 from pspnet_lightning.launch.ranks import start
-from pspnet_lightning.metrics import BoundaryScores, ImageCounts, SegmentationScores, paired_intervals
-from pspnet_lightning.report.against import against_content, against_lines, against_table
-from pspnet_lightning.runs.checkpoint import rebuild, spec_of, stored_config
+from pspnet_lightning.metrics import SegmentationScores
+from pspnet_lightning.report.against import score_line, write_comparison
+from pspnet_lightning.runs.calibrated import write_calibrated
 from pspnet_lightning.runs.image_counts import NAME as COUNTS
 from pspnet_lightning.runs.image_counts import read_image_counts
-from pspnet_lightning.runs.jobs import read_json
-from pspnet_lightning.runs.json_files import write_json
 from pspnet_lightning.runs.predictions import find_predictions
 from pspnet_lightning.runs.referee import judge
+from pspnet_lightning.runs.stored_network import StoredNetwork, read_network
 from pspnet_lightning.terminal import animated
 from pspnet_lightning.training.module import SegmentationModule
 
@@ -82,6 +79,8 @@ def _referee(cfg: DictConfig, folder: Path) -> float:
     node = as_plain(cfg.data)
     if "_target_" not in node:
         raise ValueError(f"predictions={cfg.predictions!r} are of which data set? Give data=NAME data.root=...")
+    if cfg.evaluation.calibrate or {"calibration", "auc"} & set(cfg.evaluation.metrics):
+        raise ValueError("calibration and auc are of probabilities, which label maps do not hold; give a checkpoint")
     data = build_source(node)(cfg.split)
     if not data.labelled:
         raise ValueError(f"the labels of the {cfg.split} split of {data.spec.name} are not public: nothing to score")
@@ -95,7 +94,7 @@ def _referee(cfg: DictConfig, folder: Path) -> float:
         if other is None:
             (folder / "against").mkdir(exist_ok=True)
             _judge(cfg, folder / "against", cfg.against, data, node.get("group"))
-        _compare(folder, cfg.against, other, data.spec.classes)
+        write_comparison(folder, cfg.against, other, data.spec.classes)
     return float(result.miou)
 
 
@@ -115,13 +114,13 @@ def _judge(
         record=record,
         pictures=cfg.evaluation.pictures,
         group=group,
-        boundary=_boundary(cfg, data.spec),
+        further=build_scores(cfg.evaluation, data.spec, len(data)),
         progress=partial(track, text=f"scoring {predictions}"),
     )
     print(f"{predictions} on {data.spec.name} {cfg.split}: {len(data)} label maps, coding {found.coding}")
     if found.extra:
         print(f"note: {len(found.extra)} further files belong to no image of the split, such as {found.extra[0].name}")
-    print(_scores(result, folder))
+    print(score_line(result, folder))
     print(f"written: {relative(folder / 'results.json')}", flush=True)
     return result
 
@@ -130,7 +129,7 @@ def _judge(
 class _Candidate:
     """A network that is to be scored, and where its results go."""
 
-    path: str
+    name: str
     folder: Path
     module: SegmentationModule
     protocol: SlidingWindow
@@ -141,14 +140,19 @@ def _evaluate(cfg: DictConfig, folder: Path, job: JobRanks) -> float:
     check_config(cfg, "evaluate")
     settle_precision(cfg)
     match_devices(cfg)
-    config, content = stored_config(cfg.checkpoint, cfg.trust)
-    node = _data_node(cfg, config)
-    data = build_eval_data(node, spec_of(content), seed=config.get("seed", 0))
+    network = read_network(as_plain(cfg.checkpoint), cfg.trust)
+    node = _data_node(cfg, network)
+    data = build_eval_data(node, network.spec, seed=network.config.get("seed", 0))
     split = data.split(cfg.split)
     if (ranks := ranks_of(cfg) or 1) > len(split):
         raise ValueError(
             f"trainer.devices={cfg.trainer.devices}: {ranks} processes for the {len(split)} images of the {cfg.split} "
             f"split; take at most {len(split)}"
+        )
+    if cfg.evaluation.calibrate and len(network.paths) > 1:
+        raise ValueError(
+            "evaluation.calibrate=true writes a temperature into a checkpoint, and an ensemble has no file of its own: "
+            "calibrate each member, the ensemble takes theirs"
         )
     if not split.labelled and (cfg.against is not None or not cfg.evaluation.save_predictions):
         raise ValueError(
@@ -159,16 +163,17 @@ def _evaluate(cfg: DictConfig, folder: Path, job: JobRanks) -> float:
     if cfg.trainer.get(limit, 1.0) == 0:
         raise ValueError(f"trainer.{limit}=0 leaves no image of the {cfg.split} split to score; take 1.0 for all of it")
     group = node.get("group")
-    candidates = [_candidate(cfg, cfg.checkpoint, (config, content), split, folder, group, note=job.leads)]
+    candidates = [_candidate(cfg, network, split, folder, group, note=job.leads)]
     other = None
-    if cfg.against is not None and Path(cfg.against).is_dir():
+    if isinstance(cfg.against, str) and Path(cfg.against).is_dir():
         other = read_image_counts(Path(cfg.against))
         if other is None:
             raise ValueError(f"against={cfg.against!r} holds no {COUNTS}: evaluate its checkpoint again")
     elif cfg.against is not None:
-        against = stored_config(cfg.against, cfg.trust)
-        below = folder / "against"
-        candidates.append(_candidate(cfg, cfg.against, against, split, below, group, note=job.leads))
+        against = read_network(as_plain(cfg.against), cfg.trust)
+        if not HydraConfig.get().runtime.choices.get("data"):
+            against.require_unseen(cfg.split)
+        candidates.append(_candidate(cfg, against, split, folder / "against", group, note=job.leads))
     bar = animated(sys.stdout) and cfg.trainer.get("enable_progress_bar", True)
     rest: list[Callback] = [progress_bar()] if bar else []
     trainer: L.Trainer = build(
@@ -194,14 +199,23 @@ def _evaluate(cfg: DictConfig, folder: Path, job: JobRanks) -> float:
         result = one.module.val_scores
         assert result is not None
         if trainer.is_global_zero:
-            print(f"{one.path} on {split.spec.name} {cfg.split}: {protocol_text(one.protocol)}")
+            print(f"{one.name} on {split.spec.name} {cfg.split}: {protocol_text(one.protocol)}")
             if split.labelled:
-                print(_scores(result, one.folder))
+                print(score_line(result, one.folder))
             if files is not None:
                 print(f"{relative(one.folder / 'predictions')}: {files.format}")
             print(f"written: {relative(one.folder / 'results.json')}", flush=True)
+    if cfg.evaluation.calibrate and trainer.is_global_zero:
+        fitted = candidates[0].results.temperature()
+        target, temperature = write_calibrated(network.paths[0], folder, fitted)
+        print(
+            f"temperature {temperature:.3f}: expected calibration error {fitted['ece_before']:.4f}, then "
+            f"{fitted['ece_after']:.4f} on images that did not fit it; labels stay\nwritten: {relative(target)}",
+            flush=True,
+        )
     if cfg.against is not None and trainer.is_global_zero:
-        _compare(folder, cfg.against, other, split.spec.classes)
+        named = cfg.against if isinstance(cfg.against, str) else candidates[1].name
+        write_comparison(folder, named, other, split.spec.classes)
     first = candidates[0].module.val_scores
     assert first is not None
     return float(first.miou)
@@ -209,24 +223,22 @@ def _evaluate(cfg: DictConfig, folder: Path, job: JobRanks) -> float:
 
 def _candidate(
     cfg: DictConfig,
-    path: str,
-    stored: tuple[StoredConfig, dict[str, Any]],
+    network: StoredNetwork,
     split: SegmentationDataset,
     folder: Path,
     group: str | None,
     *,
     note: bool,
 ) -> _Candidate:
-    config, content = stored
-    trained = spec_of(content)
-    _check_classes(path, trained, split.spec, note=note)
+    trained = network.spec
+    _check_classes(network.name, trained, split.spec, note=note)
     # The other data set's classes by name and colour; what the network was trained on stays as it is.
     spec = replace(split.spec, mean=trained.mean, std=trained.std)
-    module = rebuild(config, content, path, model=_model_overrides(cfg), spec=spec).prepare_for_inference()
-    protocol = build_protocol(cfg.evaluation, config, spec.name)
+    module = network.rebuild(model=_model_overrides(cfg), spec=spec)
+    protocol = network.protocol(cfg.evaluation, spec.name)
     module.protocol = None if protocol.is_one_pass else protocol
     record = {
-        "checkpoint": {"path": str(path), "sha256": sha256_of(path)},
+        **network.record(),
         "protocol": {
             "name": HydraConfig.get().runtime.choices["evaluation"],
             **protocol.to_dict(),
@@ -234,50 +246,18 @@ def _candidate(
         },
         "overrides": list(HydraConfig.get().overrides.task),
     }
-    results = EvaluationResults(str(folder), split, record, cfg.evaluation.pictures, group, _boundary(cfg, split.spec))
-    return _Candidate(path, folder, module, protocol, results)
+    further = build_scores(cfg.evaluation, split.spec, len(split)) if split.labelled else []
+    module.with_probabilities = any(score.needs_probabilities for score in further)
+    results = EvaluationResults(str(folder), split, record, cfg.evaluation.pictures, group, further)
+    return _Candidate(network.name, folder, module, protocol, results)
 
 
-def _boundary(cfg: DictConfig, spec: DataSpec) -> BoundaryScores | None:
-    ratio = cfg.evaluation.boundary
-    if ratio is None:
-        return None
-    return BoundaryScores(spec.num_classes, spec.ignore_index, ratio, tuple(cfg.evaluation.trimap))
-
-
-def _scores(result: SegmentationScores, folder: Path) -> str:
-    """One line; the interval is what stands in results.json."""
-    found = read_json(folder / "results.json")["intervals"]
-    low, high = found["miou"]
-    between = "" if low is None else f" [{low:.4f}, {high:.4f}]"
-    results = read_json(folder / "results.json")
-    boundary = f"\nBoundary IoU {results['boundary']['miou']:.4f}" if "boundary" in results else ""
-    return (
-        f"mIoU {result.miou:.4f}{between}, mAcc {result.macc:.4f}, aAcc {result.aacc:.4f}; rule {result.rule!r}; in "
-        f"brackets 95 % over {found['units']} {found['unit']}s{boundary}"
-    )
-
-
-def _compare(folder: Path, against: str, other: ImageCounts | None, classes: Sequence[str]) -> None:
-    """Prints the paired comparison and adds it to results.json. ``other``: None where it was scored just now."""
-    own = read_image_counts(folder)
-    other = read_image_counts(folder / "against") if other is None else other
-    assert own is not None
-    assert other is not None
-    try:
-        found = paired_intervals(own, other)
-    except ValueError as error:
-        raise ValueError(f"against={against!r} cannot be compared: {error}") from error
-    results = read_json(folder / "results.json")
-    write_json({**results, "against": {"path": against, **against_content(found, classes)}}, folder / "results.json")
-    get_console().print(against_table(found, classes))
-    print("\n".join(against_lines(found, against)), flush=True)
-
-
-def _data_node(cfg: DictConfig, config: StoredConfig) -> dict[str, Any]:
-    chosen = HydraConfig.get().runtime.choices.get("data")
+def _data_node(cfg: DictConfig, network: StoredNetwork) -> dict[str, Any]:
     plain: dict[str, Any] = as_plain(cfg.data)
-    return plain if chosen else {**config.node("data"), **plain}
+    if HydraConfig.get().runtime.choices.get("data"):
+        return plain
+    network.require_unseen(cfg.split)
+    return {**network.config.node("data"), **plain}
 
 
 def _model_overrides(cfg: DictConfig) -> dict[str, Any]:

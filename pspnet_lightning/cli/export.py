@@ -163,6 +163,7 @@ def _metadata(
             },
             "output": "labels (N, H, W), uint8" if cfg.labels else "logits (N, K, H, W), float32",
             "smallest_side": smallest_side(model),
+            "temperature": module.temperature,  # what the logits are divided by
         }
     description = yaml.dump(module.description, Dumper=_Plain, sort_keys=False, allow_unicode=True)
     return {**{key: json.dumps(value) for key, value in content.items()}, "description": description}
@@ -184,6 +185,7 @@ def _write_program(
         labels=cfg.labels,
         channels_last=cfg.format != "onnx",
         bfloat16=cfg.precision == "bfloat16",
+        temperature=module.temperature,
     )
     write_program(program, torch.zeros(2, len(spec.mean), 97, 121, dtype=image_type), path, cfg.format, metadata)
 

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 
-from pspnet_lightning.config import check_config
-from pspnet_lightning.config.evaluation import build_protocol, protocol_text, sha256_of, trained_bands, trained_crop
+from pspnet_lightning.config import as_plain, check_config
+from pspnet_lightning.config.evaluation import protocol_text, trained_bands, trained_crop
 from pspnet_lightning.config.trusted import StoredConfig
 from pspnet_lightning.data import DataSpec
 from pspnet_lightning.data.description import image_reader
@@ -28,7 +28,7 @@ from pspnet_lightning.inference.video import predict_video
 from pspnet_lightning.inference.writer import Outputs, Writer
 from pspnet_lightning.launch.app import bar, keeping, run
 from pspnet_lightning.launch.locks import locked
-from pspnet_lightning.runs.checkpoint import rebuild, spec_of, stored_config
+from pspnet_lightning.runs.stored_network import read_network
 from pspnet_lightning.terminal import animated
 
 # What is wrong with one input and leaves the others alone.
@@ -47,14 +47,13 @@ def predict(cfg: DictConfig) -> None:
     """
     check_config(cfg, "predict")
     outputs = Outputs(cfg.index, cfg.overlay, cfg.probabilities, cfg.opacity)
-    config, content = stored_config(cfg.checkpoint, cfg.trust)
-    spec = spec_of(content)
-    protocol = build_protocol(cfg.evaluation, config, spec.name)
+    network = read_network(as_plain(cfg.checkpoint), cfg.trust)
+    config, spec = network.config, network.spec
+    protocol = network.protocol(cfg.evaluation, spec.name)
     inputs = find_inputs(cfg.input, [Path(cfg.output) / kind for kind in KINDS])
-    module = rebuild(config, content, cfg.checkpoint).prepare_for_inference()
-    predictor = Predictor(module, protocol, trained_crop(config), device=cfg.device, precision=cfg.precision)
+    predictor = Predictor(network.rebuild(), protocol, trained_crop(config), device=cfg.device, precision=cfg.precision)
     settings = {
-        "checkpoint": sha256_of(cfg.checkpoint),
+        "checkpoint": network.fingerprint(),
         "protocol": protocol.to_dict(),
         "precision": cfg.precision,
         "stream_above": cfg.stream_above,
@@ -72,14 +71,16 @@ def predict(cfg: DictConfig) -> None:
             _reader(config, spec),
             cfg.stream_above,
         )
-        _predict(cfg, work, inputs, f"{spec.num_classes} classes of {spec.name}: {protocol_text(protocol)}")
+        _predict(
+            cfg, work, inputs, f"{network.name}, {spec.num_classes} classes of {spec.name}: {protocol_text(protocol)}"
+        )
 
 
 def _predict(cfg: DictConfig, work: _Work, inputs: list[Input], said: str) -> None:
     waiting = [source for source in inputs if not work.manifest.is_done(source.path)]
     done = len(inputs) - len(waiting)
     print(
-        f"{cfg.checkpoint}, {said}; {len(inputs)} inputs" + (f", {done} of them done already" if done else ""),
+        f"{said}; {len(inputs)} inputs" + (f", {done} of them done already" if done else ""),
         flush=True,
     )
     failed = work.through(waiting)

@@ -7,6 +7,7 @@ import os
 import sys
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 import lightning as L
 import torch
@@ -43,12 +44,18 @@ from pspnet_lightning.launch.sweep import reported
 from pspnet_lightning.launch.sweep_job import run_job
 from pspnet_lightning.loggers.factories import finish, log_config, resume_from
 from pspnet_lightning.loggers.metrics_file import MetricsFile, RowsInCheckpoints
+from pspnet_lightning.metrics import Further
 from pspnet_lightning.runs.checkpoint import load_weights, read_checkpoint
+from pspnet_lightning.runs.fields import number_at
 from pspnet_lightning.runs.initial import begin_with
+from pspnet_lightning.runs.jobs import read_json
 from pspnet_lightning.runs.record import RunRecord, last_line
 from pspnet_lightning.training.batchnorm import SyncBatchNormOnGPUs
 from pspnet_lightning.training.datamodule import SegmentationDataModule, share_of_batch
 from pspnet_lightning.training.module import SegmentationModule
+
+# Begins an objective that is a number of the best checkpoint's results.json.
+_RESULTS = "results."
 
 
 def main() -> None:
@@ -168,7 +175,10 @@ def _train(cfg: DictConfig, folder: Path, record: RunRecord, job: JobRanks, pree
         raise
     finish(loggers)
     limit = limit_reached(trainer)
-    if limit is not None and cfg.objective not in trainer.callback_metrics:
+    scored = cfg.objective in trainer.callback_metrics or (
+        _of_results(cfg.objective) and (folder / "results.json").is_file()
+    )
+    if limit is not None and not scored:
         record.stop()
         if record.write:
             # A sweep says itself how it is continued.
@@ -273,8 +283,14 @@ def _objective(trainer: L.Trainer, cfg: DictConfig) -> float:
     name = cfg.objective
     if cfg.trainer.fast_dev_run and name not in trainer.callback_metrics:
         return float("nan")
-    _require_objective(trainer, name)
-    value = float(trainer.callback_metrics[name])
+    if _of_results(name):
+        # Rank 0 writes them, and its value is the sweep's.
+        if not trainer.is_global_zero:
+            return float("nan")
+        value = number_at(read_json(_run_folder() / "results.json"), name.removeprefix(_RESULTS))
+    else:
+        _require_objective(trainer, name)
+        value = float(trainer.callback_metrics[name])
     if not math.isfinite(value):
         raise ValueError(
             f"objective={name!r} is {value}: the run cannot be compared with others. An mIoU of nan has no class in "
@@ -284,10 +300,19 @@ def _objective(trainer: L.Trainer, cfg: DictConfig) -> float:
 
 
 def _require_objective(trainer: L.Trainer, name: str) -> None:
-    if name not in trainer.callback_metrics:
+    if _of_results(name):
+        top = name.removeprefix(_RESULTS).partition(".")[0]
+        asked = [score for each in trainer.callbacks for score in getattr(each, "metrics", ())]  # type: ignore[attr-defined]
+        if top in get_args(Further) and top not in asked:
+            raise ValueError(f"objective={name!r} is scored with callbacks.results.metrics=[{top}] only")
+    elif name not in trainer.callback_metrics:
         raise ValueError(
             f"objective={name!r} was not logged; logged are: {', '.join(sorted(trainer.callback_metrics))}"
         )
+
+
+def _of_results(name: str) -> bool:
+    return name.startswith(_RESULTS)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What evaluation and prediction share: from the ``evaluation`` node and a checkpoint's config to a protocol."""
+"""From the ``evaluation`` node and a checkpoint's config to a protocol, and to further scores."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from typing import Any
 from omegaconf import DictConfig
 
 from pspnet_lightning.config import as_plain
+from pspnet_lightning.data import DataSpec
 from pspnet_lightning.data.transforms import as_size
 from pspnet_lightning.inference import SlidingWindow
+from pspnet_lightning.metrics import Further, ImageScore, further_scores
 
 # The long side at scale 1 in hszhao/semseg's configs.
 OFFICIAL_BASE_SIZE = {"ade20k": 512, "voc2012": 512, "cityscapes": 2048}
@@ -35,6 +37,24 @@ def build_protocol(node: DictConfig, config: Mapping[str, Any], data_name: str) 
         base = OFFICIAL_BASE_SIZE.get(data_name)
     return SlidingWindow(
         crop, base, tuple(plain["scales"]), plain["flip"], plain["stride_rate"], batch_size=plain["batch_size"]
+    )
+
+
+def build_scores(node: DictConfig, spec: DataSpec, images: int) -> list[ImageScore]:
+    """The further scores that an ``evaluation`` node asks for, of a split of so many images.
+
+    Raises ValueError where one is not of this data set.
+    """
+    names: list[Further] = [*node.metrics]
+    return further_scores(
+        [*names, "calibration"] if node.calibrate else names,
+        spec.num_classes,
+        spec.ignore_index,
+        boundary=node.boundary,
+        trimap=tuple(node.trimap),
+        tolerance=node.tolerance,
+        spacing=tuple(node.spacing),
+        fit_images=images if node.calibrate else 0,
     )
 
 

@@ -18,6 +18,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
 from pspnet_lightning.data.transforms import CropSize
+from pspnet_lightning.metrics.further import Further
 from pspnet_lightning.models.pyramid import Bins
 
 
@@ -42,6 +43,8 @@ Batch = Annotated[int, Interval(ge=1, le=4096)]
 Pictures = Annotated[int, Interval(ge=0, le=1000)]
 Side = Annotated[int, Interval(ge=1, le=32767)]
 Text = Annotated[str, MinLen(1)]
+Checkpoints = Text | Annotated[list[Text], MinLen(1)]
+Spacing = Annotated[float, Interval(gt=0, le=1e6)]
 Scale = Annotated[float, Interval(ge=0.05, le=20)]
 Direction = Literal["maximize", "minimize"]
 
@@ -107,18 +110,22 @@ class EvaluationConfig(ProtocolConfig):
 
     save_predictions: bool
     pictures: Pictures
-    boundary: Annotated[float, Interval(gt=0, le=0.5)] | None
+    metrics: list[Further]
+    boundary: Annotated[float, Interval(gt=0, le=0.5)]
     trimap: list[Annotated[int, Interval(ge=0)]]
+    tolerance: Annotated[float, Interval(ge=0)]
+    spacing: tuple[Spacing, Spacing]
+    calibrate: bool
 
 
 @dataclass
 class EvaluateConfig:
     """The top level of ``evaluate.yaml``."""
 
-    checkpoint: Text
+    checkpoint: Checkpoints
     predictions: Text | None
     coding: Literal["classes", "labels", "colours", "binary", "minus_one", "plus_one"] | None
-    against: Text | None
+    against: Checkpoints | None
     split: Literal["val", "test"]
     data: Overrides
     model: Overrides
@@ -163,7 +170,7 @@ class ExportConfig:
 class PredictConfig:
     """The top level of ``predict.yaml``."""
 
-    checkpoint: Text
+    checkpoint: Checkpoints
     input: Text
     output: Text
     index: bool

@@ -23,7 +23,8 @@ class ExportableProgram(nn.Module):
     normalised, or with ``mean`` and ``std`` (each channel's, in the images' units) any number type as in their files.
 
     With ``bfloat16`` the backbone is computed in it, and the large convolution of the paper's head, all else in
-    float32; the model's BatchNorms must have been folded. Raises ValueError where a network has no backbone and head.
+    float32; the model's BatchNorms must have been folded. ``temperature`` divides the logits.
+    Raises ValueError where a network has no backbone and head.
     """
 
     def __init__(
@@ -35,11 +36,13 @@ class ExportableProgram(nn.Module):
         labels: bool = False,
         channels_last: bool = True,
         bfloat16: bool = False,
+        temperature: float = 1.0,
     ) -> None:
         super().__init__()
         # Files are run by other kernels, and so is their check while they are written.
         self.network = portable(restore_convolutions(copy.deepcopy(model)))
         self.labels = labels
+        self.temperature = temperature
         self.normalize = mean is not None
         self.channels_last = channels_last
         if mean is not None and std is not None:
@@ -66,6 +69,8 @@ class ExportableProgram(nn.Module):
         if self.in_bfloat16:
             x = x.to(torch.bfloat16)
         logits = self.network(x)
+        if self.temperature != 1 and not self.labels:
+            logits = logits / self.temperature
         return logits.argmax(dim=1).to(torch.uint8) if self.labels else logits
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pspnet_lightning.inference import SlidingWindow, predict_probabilities
+from pspnet_lightning.inference.ensemble import Ensemble
 from pspnet_lightning.inference.finite import require_finite
 from pspnet_lightning.models import exchange_convolutions, prepare_for_inference
 from pspnet_lightning.models.normalized import normalized
@@ -43,6 +44,8 @@ class SegmentationNetwork(L.LightningModule):
         # Not part of the state dict: they come from the data set's spec, which the checkpoint holds too.
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+        # What logits are divided by where probabilities are asked for; labels are the same for any.
+        self.temperature = 1.0
 
     def normalize(self, image: Tensor) -> Tensor:
         """uint8 or float (N, C, H, W) in 0..255 -> float32, zero mean and unit variance, channels_last."""
@@ -59,6 +62,14 @@ class SegmentationNetwork(L.LightningModule):
         See ``pspnet_lightning.models.prepare_for_inference``.
         """
         self.model = prepare_for_inference(self.model).to(memory_format=self.memory_format)
+        return self
+
+    def join(self, others: Sequence[SegmentationNetwork]) -> Self:
+        """From now on the mean probability of this network and ``others``, which normalise alike; returns itself."""
+        members: list[SegmentationNetwork] = [self, *others]
+        self.model = Ensemble([each.model for each in members], [each.temperature for each in members])
+        self.temperature = 1.0
+        self._answers_low_logits = False
         return self
 
     @torch.inference_mode()
@@ -81,7 +92,18 @@ class SegmentationNetwork(L.LightningModule):
         """Class probabilities float32 (K, H, W) of one image; see ``predict``."""
         pixels = torch.from_numpy(np.ascontiguousarray(self._checked(image))).permute(2, 0, 1)
         with self._in_eval_mode():
-            return self._slide(pixels, protocol or SlidingWindow(None, flip=False)).cpu().numpy()
+            found = self._slide(pixels, protocol or SlidingWindow(None, flip=False))
+            return self.calibrated(found).cpu().numpy()
+
+    def calibrated(self, probabilities: Tensor) -> Tensor:
+        """Probabilities (K, ...) by the network's temperature: of one pass, as if its logits were divided by it.
+
+        After windows, scales and mirror images were averaged, so that the most likely class stays the same.
+        """
+        if self.temperature == 1:
+            return probabilities
+        tiny = torch.finfo(probabilities.dtype).tiny
+        return probabilities.clamp_min(tiny).log_().div_(self.temperature).softmax(dim=0)
 
     def _labels(self, images: Tensor) -> Tensor:
         """Labels (N, H, W) of whole images (N, C, H, W) in one pass."""

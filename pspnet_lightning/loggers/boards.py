@@ -17,6 +17,8 @@ from pspnet_lightning.visualize import SheetItem, as_rgb
 
 # Curves whose best value counts, not the last one, and which value that is.
 BEST_VALUES = {"val/miou": "max", "val/loss": "min", "train/loss": "min"}
+# Columns of the table of classes that are none.
+NO_CLASS = ("epoch", "step", "mIoU")
 # Pictures are sent so wide at most: a panel shows no more, and they are sent every epoch.
 PICTURE_WIDTH = 768
 

@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from pspnet_lightning.data import DataSpec
-from pspnet_lightning.loggers.boards import Board
+from pspnet_lightning.loggers.boards import NO_CLASS, Board
 from pspnet_lightning.visualize import SheetItem
 
 
@@ -25,7 +25,7 @@ class TensorBoardRun(TensorBoardLogger, Board):
         """A curve for each class, and the newest row as a table of text."""
         newest = dict(zip(columns, rows[-1], strict=True))
         for name, value in newest.items():
-            if name not in ("epoch", "step", "mIoU") and value is not None:
+            if name not in NO_CLASS and value is not None:
                 self.experiment.add_scalar(f"{key}/{name}", value, step)
         lines = [f"| {name} | {'absent' if value is None else f'{value:.4g}'} |" for name, value in newest.items()]
         self.experiment.add_text(key, "\n".join(["| | |", "| --- | --- |", *lines]), step)

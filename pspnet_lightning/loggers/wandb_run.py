@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from pspnet_lightning.data import DataSpec
-from pspnet_lightning.loggers.boards import BEST_VALUES, Board, as_pictures
+from pspnet_lightning.loggers.boards import BEST_VALUES, NO_CLASS, Board, as_pictures
 from pspnet_lightning.visualize import SheetItem
 
 # The x-axis of all curves: optimiser steps, counted from 0 as Lightning's loggers do.
@@ -128,12 +128,14 @@ class WandbRun(WandbLogger, Board):
         self._show({key: images, f"{key}_sheet": wandb.Image(sheet, file_type="png")}, step)
 
     def show_classes(self, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None:
-        """One table, whole again each time, so that it is whole after a resumption as well."""
+        """A curve for each class, and one table, whole again each time, so that it is whole after a resumption too."""
         import wandb
 
         # log_mode="INCREMENTAL" begins anew in an offline part, and the page shows the last 100 increments only.
         table = wandb.Table(columns=list(columns), data=[list(row) for row in rows], log_mode="MUTABLE")
-        self._show({key: table}, step)
+        newest = zip(columns, rows[-1], strict=True)
+        curves = {f"{key}/{name}": value for name, value in newest if name not in NO_CLASS and value is not None}
+        self._show({key: table, **curves}, step)
 
     def show_confusion(
         self, key: str, shares: np.ndarray, picture: np.ndarray, classes: Sequence[str], step: int

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from pspnet_lightning.metrics.image_counts import Parts
+from pspnet_lightning.metrics.image_score import Answer
 from pspnet_lightning.metrics.intervals import interval, iou, miou, resampling_weights
 
 _DRAWS = 2000
@@ -64,6 +65,7 @@ class BoundaryScores:
     ratio: float = 0.02
     widths: Sequence[int] = (1, 2, 4, 8, 16)
     images: dict[int, _Image] = field(default_factory=dict)
+    needs_probabilities = False
 
     def __post_init__(self) -> None:
         if not 0 < self.ratio <= 0.5:
@@ -73,10 +75,10 @@ class BoundaryScores:
         if any(width < 0 for width in self.widths):
             raise ValueError(f"evaluation.trimap={list(self.widths)} are widths in pixels and must be at least 0")
 
-    def add(self, index: int, prediction: np.ndarray, label: np.ndarray) -> None:
-        """One image: classes (H, W), the label with the ignored value."""
+    def add(self, index: int, answer: Answer) -> None:
+        label = answer.label
         valid = label != self.ignore_index
-        prediction = np.where(valid, prediction, self.ignore_index)
+        prediction = np.where(valid, answer.prediction, self.ignore_index)
         width = max(1, round(self.ratio * math.hypot(*label.shape)))
         boundary = np.zeros((3, self.classes))
         for number in np.unique([*np.unique(label), *np.unique(prediction)]):
@@ -93,7 +95,6 @@ class BoundaryScores:
         self.images[index] = _Image(boundary, bands)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """The images of this process, for the others; see ``take``."""
         found = list(self.images.values())
         return {
             "index": np.array(list(self.images), np.int64),
@@ -101,10 +102,10 @@ class BoundaryScores:
             "bands": np.array([image.bands for image in found]).reshape(len(found), len(self.widths), 3, self.classes),
         }
 
-    def take(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Another process's ``arrays``."""
-        for index, boundary, bands in zip(arrays["index"], arrays["boundary"], arrays["bands"], strict=True):
-            self.images[int(index)] = _Image(boundary, bands)
+    def gather(self, parts: Sequence[Mapping[str, np.ndarray]]) -> None:
+        for part in parts:
+            for index, boundary, bands in zip(part["index"], part["boundary"], part["bands"], strict=True):
+                self.images[int(index)] = _Image(boundary, bands)
 
     def results(self) -> dict[str, Any]:
         """For results.json: shares of 1; the interval is over images, by the rule of ``metrics.intervals``."""

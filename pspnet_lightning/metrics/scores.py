@@ -99,21 +99,23 @@ def scores(confusion: Tensor, rule: str = "present") -> SegmentationScores:
     )
 
 
-def class_statistics(confusion: Tensor) -> dict[str, list[float]]:
-    """Dice (F1), precision, recall and specificity of each class, in 0..1.
+def class_statistics(confusion: Tensor) -> dict[str, Any]:
+    """Dice (F1), precision, recall and specificity of each class, in 0..1, and the mean of each (``mdice``, ...).
 
     Not-a-number where there is nothing to divide by: Dice of a class that occurs nowhere, precision of one that is
-    never predicted, recall of one without labels, specificity of one that all pixels have.
+    never predicted, recall of one without labels, specificity of one that all pixels have. Means leave these out.
     """
     matrix = confusion.double()
     right, labelled, predicted = matrix.diag(), matrix.sum(1), matrix.sum(0)
     others = matrix.sum() - labelled
-    return {
-        "dice": (2 * right / (labelled + predicted)).tolist(),
-        "precision": (right / predicted).tolist(),
-        "recall": (right / labelled).tolist(),
-        "specificity": ((others - (predicted - right)) / others).tolist(),
+    found = {
+        "dice": 2 * right / (labelled + predicted),
+        "precision": right / predicted,
+        "recall": right / labelled,
+        "specificity": (others - (predicted - right)) / others,
     }
+    means = {f"m{name}": float(values.nanmean()) for name, values in found.items()}
+    return {**{name: values.tolist() for name, values in found.items()}, **means}
 
 
 def all_conventions(confusion: Tensor) -> dict[str, dict[str, float]]:

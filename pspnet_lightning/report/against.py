@@ -4,17 +4,67 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from rich import get_console
 from rich.markup import escape
 from rich.table import Table
 
-from pspnet_lightning.metrics import Interval, ScoreIntervals, units_needed
+from pspnet_lightning.metrics import (
+    ImageCounts,
+    Interval,
+    ScoreIntervals,
+    SegmentationScores,
+    paired_intervals,
+    units_needed,
+)
 from pspnet_lightning.metrics.intervals import FEW, LEVEL
 from pspnet_lightning.report.verdict import p_value
 from pspnet_lightning.runs.differences import holm
+from pspnet_lightning.runs.image_counts import read_image_counts
+from pspnet_lightning.runs.jobs import read_json
+from pspnet_lightning.runs.json_files import write_json
 
+_FURTHER = {
+    "boundary": {"miou": "Boundary IoU"},
+    "surface": {"hd95": "HD95", "dice": "surface Dice"},
+    "calibration": {"ece": "expected calibration error"},
+    "auc": {"auc": "AUC", "average_precision": "average precision"},
+}
 _NAMES = {"miou": "mIoU", "macc": "mAcc", "aacc": "aAcc"}
+
+
+def score_line(result: SegmentationScores, folder: Path) -> str:
+    """An evaluation in one line, and one for each further score; what stands in its results.json."""
+    results = read_json(folder / "results.json")
+    found = results["intervals"]
+    low, high = found["miou"]
+    between = "" if low is None else f" [{low:.4f}, {high:.4f}]"
+    lines = [
+        f"mIoU {result.miou:.4f}{between}, mAcc {result.macc:.4f}, aAcc {result.aacc:.4f}; rule {result.rule!r}; in "
+        f"brackets 95 % over {found['units']} {found['unit']}s"
+    ]
+    for name, values in _FURTHER.items():
+        shown = [f"{title} {results[name][key]:.4f}" for key, title in values.items() if results.get(name)]
+        lines += [", ".join(shown)] if shown else []
+    return "\n".join(lines)
+
+
+def write_comparison(folder: Path, against: str, other: ImageCounts | None, classes: Sequence[str]) -> None:
+    """Prints the paired comparison and adds it to results.json. ``other``: None where it was scored just now."""
+    own = read_image_counts(folder)
+    other = read_image_counts(folder / "against") if other is None else other
+    assert own is not None
+    assert other is not None
+    try:
+        found = paired_intervals(own, other)
+    except ValueError as error:
+        raise ValueError(f"against={against!r} cannot be compared: {error}") from error
+    results = read_json(folder / "results.json")
+    write_json({**results, "against": {"path": against, **against_content(found, classes)}}, folder / "results.json")
+    get_console().print(against_table(found, classes))
+    print("\n".join(against_lines(found, against)), flush=True)
 
 
 def against_lines(found: ScoreIntervals, other: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,7 @@ def rebuild(
         "config": {**stored["config"], "model": {**stored["config"]["model"], **(model or {})}},
         "spec": (spec or spec_of(content)).to_dict(),
     }
+    module.temperature = temperature_of(stored, path)
     if content.get("batchnorm_folded"):
         module.model = fold_batchnorm(module.model)
     load_weights(module, content["state_dict"], path)
@@ -143,6 +145,14 @@ def spec_of(content: dict[str, Any]) -> DataSpec:
         return spec
     except (TypeError, LookupError, AttributeError) as error:
         raise ValueError(f"the file does not describe its data set as pspnet-lightning does: {error!r}") from error
+
+
+def temperature_of(stored: Mapping[str, Any], source: str | Path) -> float:
+    """What a checkpoint's entry says logits are divided by; 1 where it says nothing. Raises ValueError for another."""
+    value = stored.get("temperature", 1.0)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
+        raise ValueError(f"checkpoint {str(source)!r}: its temperature {value!r} must be a number above 0")
+    return float(value)
 
 
 def load_weights(module: SegmentationModule, state_dict: dict[str, torch.Tensor], path: str | Path) -> None:

@@ -32,6 +32,7 @@ from pspnet_lightning.visualize import (
     class_table,
     confusion_picture,
     confusion_shares,
+    plot_reliability,
     prediction_sheet,
     save_png,
 )
@@ -87,7 +88,7 @@ def image_counts(images: dict[int, Counted], classes: Sequence[str], group: str 
 def write_results(
     folder: Path, split: str, spec: DataSpec, confusion: Tensor, counts: ImageCounts, details: dict[str, Any]
 ) -> tuple[SegmentationScores, ScoreIntervals]:
-    """``results.json``, ``images.npz`` and ``confusion.png``; prints the table of classes.
+    """``results.json``, ``images.npz``, ``confusion.png``, ``reliability.png``; prints the table of classes.
 
     ``confusion`` int64 (K, K) is of the whole split, ``details`` what ``results.json`` holds besides the scores.
     """
@@ -108,6 +109,8 @@ def write_results(
     with despite_full_disk(folder / NAME):
         write_image_counts(counts, folder)
     save_png(confusion_picture(confusion_shares(confusion.numpy()), spec.classes), folder / "confusion.png")
+    if "calibration" in details:
+        plot_reliability(details["calibration"], spec.classes, folder / "reliability.png")
     from rich import get_console  # the bar's own: above it, not into it
 
     get_console().print(class_table(result, spec.classes, intervals))

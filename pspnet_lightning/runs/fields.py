@@ -26,6 +26,25 @@ def finite(value: Any) -> float | None:
     return number if math.isfinite(number) and abs(number) <= _LARGEST else None
 
 
+def number_at(content: Mapping[str, Any], path: str) -> float:
+    """The number at ``surface.hd95`` or ``iou.3`` of results.json; not-a-number where null stands.
+
+    Raises ValueError, naming what is there, where no number is.
+    """
+    found: Any = content
+    for number, part in enumerate(path.split("."), start=1):
+        inner = dict(enumerate(found)) if isinstance(found, list) else found
+        known = {str(key): value for key, value in inner.items()} if isinstance(inner, Mapping) else {}
+        if part not in known:
+            there = ".".join(path.split(".")[: number - 1]) or "results.json"
+            named = ", ".join(list(known)[:40]) or "one value alone"
+            raise ValueError(f"objective=results.{path}: {there} has no {part!r}; it has {named}")
+        found = known[part]
+    if found is not None and finite(found) is None:
+        raise ValueError(f"objective=results.{path} is no number; give one of it, such as results.{path}.0")
+    return math.nan if found is None else float(found)
+
+
 def whole(value: Any) -> int | None:
     """``value`` as an int of at least 0, None where it is none."""
     number = finite(value)

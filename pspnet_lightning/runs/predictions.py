@@ -189,7 +189,8 @@ def _decode(path: Path, spec: DataSpec, coding: str, label: np.ndarray) -> np.nd
 def _pixels(path: Path) -> np.ndarray:
     """Values (H, W); or colours uint8 (H, W, 3). Grey pixels that were saved as RGB are values."""
     try:
-        return read_raw_label(path)
+        if path.suffix.lower() != ".gif":  # whose indices are of its writer's making
+            return read_raw_label(path)
     except ValueError as error:
         if "is a colour image" not in str(error):
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 
 from pspnet_lightning.data import Progress, SegmentationDataset, silent
 from pspnet_lightning.data.folds import group_names
-from pspnet_lightning.metrics import BoundaryScores, ScoreIntervals, SegmentationScores, count_pairs
+from pspnet_lightning.metrics import Answer, ImageScore, ScoreIntervals, SegmentationScores, count_pairs
 from pspnet_lightning.runs.evaluation import Counted, ImageScores, image_counts, write_results
 from pspnet_lightning.runs.predictions import Predictions
 
@@ -23,7 +24,7 @@ def judge(
     record: dict[str, Any],
     pictures: int = 4,
     group: str | None = None,
-    boundary: BoundaryScores | None = None,
+    further: Sequence[ImageScore] = (),
     progress: Progress = silent,
 ) -> tuple[SegmentationScores, ScoreIntervals]:
     """Scores the label maps and leaves in ``folder`` what the evaluation of a checkpoint leaves."""
@@ -40,11 +41,13 @@ def judge(
         confusion = count_pairs(prediction, torch.from_numpy(label), spec.num_classes, spec.ignore_index)
         images[index] = Counted.of(data.name(index), confusion)
         own.add(index, confusion, prediction)
-        if boundary is not None:
-            boundary.add(index, prediction.numpy(), label)
+        for score in further:
+            score.add(index, Answer(prediction.numpy(), label))
         total += confusion
     counts = image_counts(images, spec.classes, group)
-    details = {**record, **own.details(), **({} if boundary is None else boundary.results())}
+    details = {**record, **own.details()}
+    for score in further:
+        details |= score.results()
     result = write_results(folder, split, spec, total, counts, details)
     own.write(folder)
     return result

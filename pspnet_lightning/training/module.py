@@ -100,6 +100,8 @@ class SegmentationModule(SegmentationNetwork):
         self.val_scores: SegmentationScores | None = None
         # How validation and test predict; None: whole images at their own size, in one pass.
         self.protocol: SlidingWindow | None = None
+        # Whether they answer probabilities too.
+        self.with_probabilities = False
 
     def compile_training(self) -> None:
         """Has training steps run the network by ``torch.compile``; the first of them takes minutes.
@@ -166,32 +168,41 @@ class SegmentationModule(SegmentationNetwork):
         self.confusion.reset()
         self.val_loss.reset()
 
-    def validation_step(self, batch: list[Batch], batch_idx: int) -> dict[str, list[Tensor]]:
-        """Whole images, one group of equal sizes after the other; returns the label maps, (n, H, W) each."""
-        predictions = []
+    def validation_step(self, batch: list[Batch], batch_idx: int) -> dict[str, Any]:
+        """Whole images, one group of equal sizes after the other; returns the label maps, (n, H, W) each.
+
+        ``with_probabilities``: also those of each group, (K, H, W) an image.
+        """
+        predictions: list[Tensor] = []
+        probabilities: list[list[Tensor]] = []
         for group in batch:
             target = group["label"].long()
             if self.protocol is not None:
-                prediction = torch.stack(
-                    [
-                        self._slide_labels(image, name, self.protocol)
-                        for image, name in zip(group["image"], group["name"], strict=True)
-                    ]
-                )
+                slid = [
+                    self._slide_named(image, name, self.protocol)
+                    for image, name in zip(group["image"], group["name"], strict=True)
+                ]
+                prediction = torch.stack([labels for labels, _ in slid])
+                probabilities.append([own for _, own in slid if own is not None])
             else:
                 logits = self._logits_for_loss(group["image"])
                 require_finite(logits.values if isinstance(logits, LowLogits) else logits, group["name"])
                 self.val_loss.update(logits, target)
                 prediction = logits.labels() if isinstance(logits, LowLogits) else logits.argmax(dim=1)
+                if self.with_probabilities:
+                    whole = logits.full() if isinstance(logits, LowLogits) else logits
+                    probabilities.append([self.calibrated(own) for own in whole.float().softmax(dim=1)])
             self.confusion.update(prediction, target)
             predictions.append(prediction)
-        return {"predictions": predictions}
+        return {"predictions": predictions, **({"probabilities": probabilities} if self.with_probabilities else {})}
 
-    def _slide_labels(self, image: Tensor, name: str, protocol: SlidingWindow) -> Tensor:
+    def _slide_named(self, image: Tensor, name: str, protocol: SlidingWindow) -> tuple[Tensor, Tensor | None]:
+        """The label map and, if wanted, the probabilities."""
         try:
-            return self._slide(image, protocol).argmax(0)
+            found = self._slide(image, protocol)
         except NotFinite:
             raise NotFinite([name]) from None
+        return found.argmax(0), self.calibrated(found) if self.with_probabilities else None
 
     def on_validation_epoch_end(self) -> None:
         confusion = self.confusion.compute()

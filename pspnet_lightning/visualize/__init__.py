@@ -1,7 +1,7 @@
 """Pictures and tables for people."""
 
 from pspnet_lightning.visualize.confusion import confusion_picture, confusion_shares
-from pspnet_lightning.visualize.figures import plot_curves
+from pspnet_lightning.visualize.figures import plot_curves, plot_reliability
 from pspnet_lightning.visualize.sheets import (
     SheetItem,
     as_rgb,
@@ -32,6 +32,7 @@ __all__ = [
     "overlay",
     "overlay_with_legend",
     "plot_curves",
+    "plot_reliability",
     "prediction_sheet",
     "read_cells",
     "save_png",

@@ -72,6 +72,10 @@ def test_everything_is_on_the_dashboard(command: Run, tmp_path: Path) -> None:
         assert row[2] == pytest.approx(miou[row[1]], abs=1e-4)
         assert np.mean([value for value in row[3:] if value is not None]) == pytest.approx(row[2], abs=1e-4)
 
+    for column, name in enumerate(classes, start=3):
+        points = [(row[1], row[column]) for row in tables[1]["data"] if row[column] is not None]
+        assert run.values(f"val/iou/{name}") == points, "a curve"
+
     # The confusion matrix, normalised: a picture, and a chart whose rows sum to 100.
     for key, count in (("val/confusion", 2), ("best/confusion", 1)):
         paths = run.values(f"{key}.path")

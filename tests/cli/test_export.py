@@ -104,6 +104,7 @@ def test_labels_from_torch_programs(command: Run, checkpoint: Path, file_format:
     metadata = read_metadata(path, file_format)
     assert json.loads(metadata["classes"]) == ["sky", "road", "car"]
     assert json.loads(metadata["smallest_side"]) == 32
+    assert json.loads(metadata["temperature"]) == 1.0
     assert str(CONFIG_DIR.parent).encode() not in path.read_bytes()
 
 

@@ -112,6 +112,8 @@ def test_specificity_by_hand() -> None:
     assert found["specificity"] == pytest.approx([10 / 12, 5 / 9, 15 / 15])
     assert found["precision"][:2] == pytest.approx([5 / 7, 7 / 11])
     assert found["precision"][2] != found["precision"][2], "never predicted"
+    assert found["mprecision"] == pytest.approx((5 / 7 + 7 / 11) / 2)
+    assert found["mdice"] == pytest.approx((10 / 13 + 14 / 20 + 0) / 3)
 
 
 def test_against_other_predictions(command: Run, small_list: Path, tmp_path: Path) -> None:

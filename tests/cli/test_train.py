@@ -15,6 +15,7 @@ from PIL import Image
 
 from pspnet_lightning import load
 from pspnet_lightning.runs.checkpoint import read_checkpoint
+from pspnet_lightning.runs.fields import number_at
 
 SCENES = [
     *SMALL,
@@ -145,8 +146,31 @@ TYPOS = [
     (["ckpt_path=gone.ckpt"], r"checkpoint 'gone\.ckpt' does not exist"),
     (["trainer.accelerator=cpu", "data.batch_size=100000"], r"data\.batch_size=100000"),
     (["scheduler.warmup_steps=100000"], r"warmup_steps=100000"),
+    (
+        ["objective=results.auc.auc"],
+        r"objective='results\.auc\.auc' is scored with callbacks\.results\.metrics=\[auc\]",
+    ),
     (["objective=val/iou"], r"objective='val/iou' was not logged; logged are: .*val/miou"),
 ]
+
+
+def test_the_objective_may_be_any_number_of_the_results(command: Run, small_list: Path, tmp_path: Path) -> None:
+    words = ("hydra.run.dir=run", "callbacks.results.metrics=[surface,calibration]", "callbacks.pictures=null")
+    done = command("train", *list_arguments(small_list), *words, "objective=results.surface.dice_of_classes.1")
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    objective = json.loads((tmp_path / "run" / "run.json").read_text())["objective"]
+    assert objective["value"] == results["surface"]["dice_of_classes"][1]
+    assert 0 <= results["calibration"]["ece"] <= 1
+    for path, message in (
+        ("mdise", r"results\.json has no 'mdise'; it has .*mdice"),
+        ("iou.7", r"iou has no '7'; it has 0, 1, 2"),
+        ("iou", r"is no number; give one of it, such as results\.iou\.0"),
+        ("miou.a", r"miou has no 'a'; it has one value alone"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            number_at(results, path)
+    assert number_at(results, "mdice") == results["mdice"]
 
 
 @pytest.mark.parametrize(
