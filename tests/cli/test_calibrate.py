@@ -24,18 +24,18 @@ SURE = 6.0
 
 @pytest.fixture
 def module(small_list: Path, tmp_path: Path) -> SegmentationModule:
-    """A network that is far too sure of itself: four of five labels are what it says."""
+    """A network that is far too sure of itself: labels are drawn by its logits, which are then multiplied."""
     module = write_checkpoint(tmp_path / "best.ckpt", *list_arguments(small_list))
-    with torch.no_grad():
-        module.model.head.classifier.weight.mul_(SURE)
-    content = torch.load(tmp_path / "best.ckpt", weights_only=True)
-    torch.save({**content, "state_dict": module.state_dict()}, tmp_path / "best.ckpt")
     generator = np.random.default_rng(0)
     for stem in ("6", "7", "8"):
-        label = module.predict(np.array(Image.open(small_list / "images" / f"{stem}.png")))
-        wrong = generator.random(label.shape) < 0.3
-        label[wrong] = generator.integers(0, 3, int(wrong.sum()))
-        Image.fromarray(label).save(small_list / "labels" / f"{stem}.png")
+        chances = module.predict_probabilities(np.array(Image.open(small_list / "images" / f"{stem}.png")))
+        drawn = (generator.random(chances.shape[1:]) > chances.cumsum(0)).sum(0).clip(max=2)
+        Image.fromarray(drawn.astype(np.uint8)).save(small_list / "labels" / f"{stem}.png")
+    with torch.no_grad():
+        for parameter in module.model.head.classifier.parameters():
+            parameter.mul_(SURE)
+    content = torch.load(tmp_path / "best.ckpt", weights_only=True)
+    torch.save({**content, "state_dict": module.state_dict()}, tmp_path / "best.ckpt")
     return module
 
 
@@ -66,10 +66,12 @@ def test_the_temperature_travels(
     chances, labels = pixels(module, protocol)
     fitted = results["temperature"]
     assert fitted["temperature"] == pytest.approx(fit_temperature(chances, labels), rel=1e-3)
-    assert fitted["temperature"] > 2
+    if protocol is None:
+        assert fitted["temperature"] == pytest.approx(SURE, rel=0.1), "what they were multiplied by"
+        assert fitted["ece_after"] < 0.03
     assert fitted["ece_before"] == pytest.approx(calibration_error(reliability(chances, labels).sum(0)), abs=1e-5)
     assert fitted["ece_before"] == pytest.approx(results["calibration"]["ece"], abs=1e-5)
-    assert fitted["ece_after"] < fitted["ece_before"] - 0.05
+    assert fitted["ece_after"] < fitted["ece_before"]
     assert fitted["log_loss_after"] < fitted["log_loss_before"]
     assert f"expected calibration error {fitted['ece_before']:.4f}, then {fitted['ece_after']:.4f} on" in said
     assert "written: out/calibrated.ckpt" in said
@@ -93,13 +95,13 @@ def test_exports_and_ensembles_take_it(
     results, _ = evaluated(command, tmp_path, "evaluation.calibrate=true")
     value = results["temperature"]["temperature"]
     (tmp_path / "out" / "calibrated.ckpt").rename(tmp_path / "calibrated.ckpt")
-    for words in (["format=safetensors", "output=w.safetensors"], ["format=torchscript", "output=p.torchscript"]):
+    for words in (["format=safetensors", "output=w.safetensors"], ["format=torchscript", "output=p.pt"]):
         done = command("export", "checkpoint=calibrated.ckpt", *words)
         assert done.returncode == 0, done.stdout + done.stderr
     assert load(tmp_path / "w.safetensors").temperature == pytest.approx(value)
     normalised = module.normalize(torch.randint(0, 256, (1, 3, 65, 97)))
     with torch.no_grad():
-        answer, logits = torch.jit.load(tmp_path / "p.torchscript")(normalised), module.model(normalised)
+        answer, logits = torch.jit.load(tmp_path / "p.pt")(normalised), module.model(normalised)
     assert torch.allclose(answer * value, logits, rtol=1e-3, atol=1e-3 * float(logits.abs().max()))
     image = np.array(Image.open(small_list / "images" / "7.png"))
     members = [load(tmp_path / name) for name in ("best.ckpt", "calibrated.ckpt")]
@@ -118,7 +120,7 @@ def test_exports_and_ensembles_take_it(
     assert done.returncode == 0, done.stderr
     assert load(tmp_path / "again" / "calibrated.safetensors").temperature == pytest.approx(value, rel=1e-2)
     again = json.loads((tmp_path / "again" / "results.json").read_text())
-    assert again["temperature"]["ece_before"] < results["temperature"]["ece_before"] - 0.05
+    assert again["temperature"]["ece_before"] < results["temperature"]["ece_before"] - 0.02
 
 
 def test_further_scores(command: Run, module: SegmentationModule, tmp_path: Path) -> None:
