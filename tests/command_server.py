@@ -32,6 +32,7 @@ COMMANDS = (
     "convert",
     "export",
     "inspect",
+    "audit",
     "benchmark",
     "workspace",
     "report",

@@ -43,6 +43,10 @@ def report() -> None:
     _run("report")
 
 
+def audit() -> None:
+    _run("audit")
+
+
 def workspace() -> None:
     _run("workspace")
 

@@ -17,6 +17,7 @@ from torch import nn
 from pspnet_lightning.config.targets import construct
 from pspnet_lightning.config.values import checked_node, target_of
 from pspnet_lightning.data import DataSpec, EvalTransform, FoldSource, Progress, Source, silent
+from pspnet_lightning.data.reviewed import ReviewedSource
 from pspnet_lightning.models import load_imagenet_weights
 from pspnet_lightning.models.backbone import Normalised
 from pspnet_lightning.models.pspnet import Composed
@@ -32,6 +33,7 @@ CONFIG_DIR = _INSTALLED if _INSTALLED.is_dir() else _CHECKOUT
 # Keys of the `data` node that belong to the data module; all others go to the source behind `_target_`.
 LOADER_KEYS = ("batch_size", "val_batch_size", "num_workers", "check", "overfit")
 FOLD_KEYS = ("folds", "fold", "group")
+REVIEW_KEYS = ("exclude", "fix")
 # Keys of the `data` node that other nodes interpolate: a data set's own recipe.
 RECIPE_KEYS = ("crop_size", "epochs", "lr", "recipe")
 # Keys of the `model` node that may be nodes with a `_target_` of their own.
@@ -93,19 +95,18 @@ def split_data_node(node: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, 
     plain = dict(as_plain(node))
     loader = {key: plain.pop(key) for key in LOADER_KEYS if key in plain}
     folds, _, group = (plain.pop(key, None) for key in FOLD_KEYS)
-    for key in RECIPE_KEYS:
+    for key in (*RECIPE_KEYS, *REVIEW_KEYS):
         plain.pop(key, None)
     target = target_of(plain, "data")
     parameters = set(inspect.signature(target).parameters) - {"split"}
+    others = {*LOADER_KEYS, *RECIPE_KEYS, *FOLD_KEYS, *REVIEW_KEYS}
     if "group" in parameters:
         plain["group"] = group
     if folds and "val_fraction" in parameters:
         plain["val_fraction"] = None  # the folds are of all images
     for key in plain:
         if key not in parameters and not key.startswith("_"):
-            raise ValueError(
-                f"data.{key}: unknown key; {nearest(key, parameters | {*LOADER_KEYS, *RECIPE_KEYS, *FOLD_KEYS})}"
-            )
+            raise ValueError(f"data.{key}: unknown key; {nearest(key, parameters | others)}")
     missing = [key for key, value in plain.items() if value == "???"]
     if missing:
         told = f"data.{missing[0]} is required: give data.{missing[0]}=... on the command line"
@@ -131,8 +132,11 @@ def _remedy(target: Callable[..., Any], node: Mapping[str, Any]) -> str:
 
 
 def build_source(node: Mapping[str, Any]) -> Source:
-    """The function that opens the splits of a ``data`` node, folds taken into account."""
+    """The function that opens the splits of a ``data`` node, a review of its labels and folds taken into account."""
     source: Source = construct({**split_data_node(node)[0], "_partial_": True}, "data")
+    review = {key: as_plain(node).get(key) for key in REVIEW_KEYS}
+    if any(value is not None for value in review.values()):
+        source = ReviewedSource(source, **review)
     folds, fold, group = (as_plain(node).get(key) for key in FOLD_KEYS)
     if folds:
         # Not by the run's seed: seeds and folds are separate dimensions of a sweep.

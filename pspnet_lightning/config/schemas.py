@@ -268,6 +268,20 @@ class ReportConfig:
 
 
 @dataclass
+class AuditConfig:
+    """The top level of ``audit.yaml``."""
+
+    folder: Text
+    output: Text | None
+    limit: Positive
+    smallest: Positive
+    data: Overrides
+    device: Text
+    evaluation: ProtocolConfig
+    trust: list[Text]
+
+
+@dataclass
 class WorkspaceConfig:
     """The top level of ``workspace.yaml``."""
 
@@ -291,6 +305,7 @@ PRIMARIES: dict[str, type] = {
     "benchmark_input": BenchmarkInputConfig,
     "benchmark_model": BenchmarkModelConfig,
     "report": ReportConfig,
+    "audit": AuditConfig,
     "workspace": WorkspaceConfig,
 }
 

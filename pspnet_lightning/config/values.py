@@ -25,6 +25,7 @@ from pspnet_lightning.config.annotations import Values, Wrong, as_typed, check, 
 from pspnet_lightning.config.lightning_ranges import RANGES
 from pspnet_lightning.config.targets import find_object
 from pspnet_lightning.data.folds import FoldSource
+from pspnet_lightning.data.reviewed import ReviewedSource
 from pspnet_lightning.data.transforms import CropSize
 from pspnet_lightning.training.datamodule import SegmentationDataModule
 from pspnet_lightning.training.losses.terms import TERMS
@@ -103,6 +104,7 @@ _WIRING: dict[str, dict[str, Values | None]] = {
     "data": {
         **_picked(SegmentationDataModule, "batch_size", "val_batch_size", "num_workers", "check", "overfit"),
         **_picked(FoldSource, "fold", "group"),
+        **_picked(ReviewedSource, "exclude", "fix"),
         **_of_keys(_Data),
     },
     "model": _of_keys(_Model),
