@@ -15,6 +15,7 @@ from small_checkpoint import write_checkpoint
 
 from pspnet_lightning import load
 from pspnet_lightning.config import build_source
+from pspnet_lightning.export import open_program
 from pspnet_lightning.inference import SlidingWindow
 from pspnet_lightning.metrics.calibration import calibration_error, fit_temperature, reliability
 from pspnet_lightning.training.module import SegmentationModule
@@ -101,7 +102,7 @@ def test_exports_and_ensembles_take_it(
     assert load(tmp_path / "w.safetensors").temperature == pytest.approx(value)
     normalised = module.normalize(torch.randint(0, 256, (1, 3, 65, 97)))
     with torch.no_grad():
-        answer, logits = torch.jit.load(tmp_path / "p.pt")(normalised), module.model(normalised)
+        answer, logits = open_program(tmp_path / "p.pt", "torchscript")(normalised), module.model(normalised)
     assert torch.allclose(answer * value, logits, rtol=1e-3, atol=1e-3 * float(logits.abs().max()))
     image = np.array(Image.open(small_list / "images" / "7.png"))
     members = [load(tmp_path / name) for name in ("best.ckpt", "calibrated.ckpt")]
