@@ -151,9 +151,9 @@ def run(request: dict[str, Any], screen: Screen | None) -> None:
                 os.environ.pop(name, None)
             os.environ.update({"TERM": "xterm-256color", **request["environment"]})
         sys.argv = [f"pspnet-{request['command']}", *request["arguments"]]
-        command = importlib.import_module(f"pspnet_lightning.cli.{request['command']}")
+        command = getattr(importlib.import_module("pspnet_lightning.cli.commands"), request["command"])
         try:
-            command.main()
+            command()
             code = 0
         except SystemExit as stop:
             code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)

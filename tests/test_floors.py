@@ -27,6 +27,7 @@ ROOMS = (
     "models",
     "data",
     "disk",  # one file: what is written whole or not at all
+    "sizes",  # one file: the sizes that configs name, with their ranges
     "terminal",  # one file: whether a bar has somebody who looks at it
 )
 GROUND = {"metrics", "models", "data"}  # know nothing of each other

@@ -21,12 +21,13 @@ from pspnet_lightning.config.annotations import Wrong, check, parameters, values
 from pspnet_lightning.config.schemas import PRIMARIES, Kind
 from pspnet_lightning.config.values import _Model, places
 from pspnet_lightning.data.mixing import KINDS
-from pspnet_lightning.launch.app import USER_ERRORS
+from pspnet_lightning.launch.app import user_errors
 from pspnet_lightning.models import build_pspnet
 from pspnet_lightning.models.build import HEADS
 from pspnet_lightning.models.fusion import FUSIONS
-from pspnet_lightning.models.pyramid import EXECUTIONS, POOLINGS, distinct
+from pspnet_lightning.models.pyramid import EXECUTIONS, POOLINGS
 from pspnet_lightning.models.resnet import DILATIONS, STAGE_BLOCKS, STEMS, STRIDES_ON
+from pspnet_lightning.sizes import distinct
 from pspnet_lightning.training.losses import REDUCTIONS
 from pspnet_lightning.training.losses.class_weights import _METHODS
 
@@ -255,7 +256,7 @@ def _builds(case: Case, cfg: DictConfig) -> None:
                     build(node, f"{group}.{name}")
         node = {**OmegaConf.to_container(other.trainer, resolve=True), "sync_batchnorm": False}
         build(node, "trainer", logger=False, enable_checkpointing=False)
-    except USER_ERRORS as error:
+    except user_errors() as error:
         if last not in str(error) and str(case.value) not in str(error):
             raise AssertionError(f"{case}: {error}") from error
 

@@ -16,6 +16,7 @@ from pspnet_lightning.data.reviewed import fix_names
 from pspnet_lightning.inference.predictor import Predictor
 from pspnet_lightning.launch.app import relative, run, track
 from pspnet_lightning.launch.locks import locked
+from pspnet_lightning.launch.words import command_words
 from pspnet_lightning.metrics import Answer
 from pspnet_lightning.report.audit import Find, write_audit
 from pspnet_lightning.runs import Job, best_group, group_jobs, job_folders, read_job, read_sweep
@@ -24,10 +25,8 @@ from pspnet_lightning.runs.stored_network import StoredNetwork, read_network
 
 
 def main() -> None:
-    """The console script: the first word, unless it is ``key=value`` or an option, is the folder."""
-    if len(sys.argv) > 1 and not sys.argv[1].startswith("-") and (Path(sys.argv[1]).exists() or "=" not in sys.argv[1]):
-        quoted = sys.argv[1].replace("\\", "\\\\").replace("'", "\\'")
-        sys.argv[1] = f"folder='{quoted}'"
+    """The console script."""
+    _, sys.argv[1:] = command_words("audit", sys.argv[1:])
     run("audit", audit)
 
 

@@ -1,10 +1,11 @@
-"""The console scripts, before anything heavy is imported: Ctrl-C during those seconds ends in one line, too."""
+"""The console scripts, before anything heavy is imported: help, typos and Ctrl-C are answered at once."""
 
 from __future__ import annotations
 
 import importlib
 import os
 import signal
+import sys
 from types import FrameType
 from typing import NoReturn
 
@@ -56,12 +57,16 @@ def benchmark() -> None:
 
 
 def _run(name: str) -> None:
-    """Imports the command and calls its ``main``; exit code 130 where Ctrl-C comes before or beside what it guards."""
+    """Reads the words, imports the command and calls its ``main``.
+
+    Exit code 130 where Ctrl-C comes before or beside what it guards.
+    """
     # Not where SIGINT is ignored, as in the background of a script.
     listens = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if listens:
         # An exception in the midst of an import would come out as another one, or as none.
         signal.signal(signal.SIGINT, _leave)
+    importlib.import_module("pspnet_lightning.launch.words").answer(name, sys.argv[1:])
     command = importlib.import_module(f"pspnet_lightning.cli.{name}")
     if listens:
         signal.signal(signal.SIGINT, signal.default_int_handler)

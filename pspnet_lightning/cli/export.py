@@ -27,7 +27,7 @@ from pspnet_lightning.export import FORMATS, SUFFIXES, ExportableProgram, quanti
 from pspnet_lightning.launch.app import run
 from pspnet_lightning.launch.locks import locked
 from pspnet_lightning.models import fold_batchnorm
-from pspnet_lightning.runs.checkpoint import rebuild, spec_of_module, stored_config
+from pspnet_lightning.runs.checkpoint import rebuild, stored_config
 from pspnet_lightning.terminal import animated
 from pspnet_lightning.training.module import SegmentationModule
 
@@ -140,7 +140,7 @@ def _metadata(
     cfg: DictConfig, module: SegmentationModule, model: nn.Module, image_type: torch.dtype, fold: bool
 ) -> dict[str, str]:
     """Names to strings: JSON for what other programs read, YAML for what this one rebuilds a module from."""
-    spec = spec_of_module(module)
+    spec = module.spec
     content: dict[str, Any] = {
         "format": 1,
         "version": __version__,
@@ -177,7 +177,7 @@ def _write_program(
     image_type: torch.dtype,
     metadata: dict[str, str],
 ) -> None:
-    spec = spec_of_module(module)
+    spec = module.spec
     program = ExportableProgram(
         model,
         mean=spec.mean if cfg.normalize else None,

@@ -29,7 +29,7 @@ from pspnet_lightning.export import (
 from pspnet_lightning.launch.app import track
 from pspnet_lightning.models.normalized import normalized
 from pspnet_lightning.models.pspnet import Composed
-from pspnet_lightning.runs.checkpoint import load, spec_of_module
+from pspnet_lightning.runs.checkpoint import load
 from pspnet_lightning.training.module import SegmentationModule
 
 
@@ -43,7 +43,7 @@ def check_file(
     metadata: dict[str, str],
 ) -> None:
     """Runs the file on batches of several sizes, odd and not square ones among them, and prints each difference."""
-    spec = spec_of_module(module)
+    spec = module.spec
     program: Callable[[Tensor], Tensor]
     if cfg.format == "safetensors":
         program, found = load(path, trust=cfg.trust).model, metadata
@@ -103,7 +103,7 @@ def _check_agreement(
     program: Callable[[Tensor], Tensor],
     image_type: torch.dtype,
 ) -> None:
-    spec = spec_of_module(module)
+    spec = module.spec
     count = cfg.calibration // 4
     images = track(images_of(cfg, config, module, "val", count, image_type), count, text="comparing labels")
     options: dict[str, Any] = {"normalize": cfg.normalize, "labels": cfg.labels}
@@ -120,7 +120,7 @@ def images_of(
     cfg: DictConfig, config: StoredConfig, module: SegmentationModule, split: str, count: int, image_type: torch.dtype
 ) -> Iterator[Tensor]:
     """Images of the checkpoint's own data set, spread over a split, (1, C, H, W) as the program takes them."""
-    spec = spec_of_module(module)
+    spec = module.spec
     node = {**config.node("data"), **as_plain(cfg.data)}
     if "mean" in node:
         # The checkpoint knows them; computing them again would read every image.

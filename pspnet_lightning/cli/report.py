@@ -10,16 +10,15 @@ from omegaconf import DictConfig
 from pspnet_lightning.config import check_config
 from pspnet_lightning.launch.app import run
 from pspnet_lightning.launch.locks import locked
+from pspnet_lightning.launch.words import command_words
 from pspnet_lightning.report import gather, headline, write_report
 
 _MODES = {"maximize": "max", "minimize": "min", None: None}
 
 
 def main() -> None:
-    """The console script: the first word, unless it is ``key=value`` or an option, is the folder."""
-    if len(sys.argv) > 1 and not sys.argv[1].startswith("-") and (Path(sys.argv[1]).exists() or "=" not in sys.argv[1]):
-        quoted = sys.argv[1].replace("\\", "\\\\").replace("'", "\\'")
-        sys.argv[1] = f"folder='{quoted}'"
+    """The console script."""
+    _, sys.argv[1:] = command_words("report", sys.argv[1:])
     run("report", report)
 
 

@@ -33,7 +33,7 @@ from pspnet_lightning.data import fingerprint, silent
 from pspnet_lightning.data.transforms import as_size
 from pspnet_lightning.disk import clear_parts, replacing
 from pspnet_lightning.launch import optuna_sweeper
-from pspnet_lightning.launch.app import USER_ERRORS, interruptible, keeping, message_of, relative, track
+from pspnet_lightning.launch.app import interruptible, keeping, message_of, relative, track, user_errors
 from pspnet_lightning.launch.job import JobRanks
 from pspnet_lightning.launch.outside import match_devices, ranks_of
 from pspnet_lightning.launch.preflight import check_rate, preflight
@@ -204,7 +204,7 @@ def _record(cfg: DictConfig, folder: Path, *, leads: bool) -> RunRecord:
         sweep=str(Path(composed.sweep.dir).resolve()) if multirun else None,
         resumed=cfg.ckpt_path is not None,
         write=leads and getattr(rank_zero_only, "rank", 0) == 0,
-        reason=lambda error: message_of(error) if isinstance(error, USER_ERRORS) else last_line(error),
+        reason=lambda error: message_of(error) if isinstance(error, user_errors()) else last_line(error),
     )
 
 

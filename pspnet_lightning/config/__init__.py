@@ -1,7 +1,6 @@
 """Configuration: where the YAML lies, the schema of each command, and building objects from nodes with strict keys."""
 
 from pspnet_lightning.config.building import (
-    CONFIG_DIR,
     as_plain,
     build,
     build_data,
@@ -10,10 +9,11 @@ from pspnet_lightning.config.building import (
     build_module,
     build_source,
     check_keys,
-    nearest,
     network_node,
     split_data_node,
 )
+from pspnet_lightning.config.folder import CONFIG_DIR
+from pspnet_lightning.config.nearest import nearest
 from pspnet_lightning.config.precision import settle_precision
 from pspnet_lightning.config.values import check_config
 

@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from torch import nn
 
+from pspnet_lightning.config.nearest import nearest
 from pspnet_lightning.config.targets import construct
 from pspnet_lightning.config.values import checked_node, target_of
-from pspnet_lightning.data import DataSpec, EvalTransform, FoldSource, Progress, Source, silent
-from pspnet_lightning.data.reviewed import ReviewedSource
-from pspnet_lightning.models import load_imagenet_weights
-from pspnet_lightning.models.backbone import Normalised
-from pspnet_lightning.models.pspnet import Composed
-from pspnet_lightning.training.datamodule import SegmentationDataModule
-from pspnet_lightning.training.losses import class_weights_from_counts
-from pspnet_lightning.training.module import SegmentationModule
+
+# Networks, data and training are imported by what builds them: a word on the command line is answered without.
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pspnet_lightning.data import DataSpec, Progress, Source
+    from pspnet_lightning.training.datamodule import SegmentationDataModule
+    from pspnet_lightning.training.module import SegmentationModule
 
 _log = logging.getLogger(__name__)
-_INSTALLED = Path(__file__).parents[1] / "conf"  # in a wheel
-_CHECKOUT = Path(__file__).parents[2] / "conf"  # in a checkout or an editable install
-CONFIG_DIR = _INSTALLED if _INSTALLED.is_dir() else _CHECKOUT
-
 # Keys of the `data` node that belong to the data module; all others go to the source behind `_target_`.
 LOADER_KEYS = ("batch_size", "val_batch_size", "num_workers", "check", "overfit")
 FOLD_KEYS = ("folds", "fold", "group")
@@ -40,13 +34,6 @@ RECIPE_KEYS = ("crop_size", "epochs", "lr", "recipe")
 PARTS = ("backbone", "head", "fusion", "auxiliary")
 _NETWORK = "pspnet_lightning.models.build_pspnet"
 _EARLIER_NETWORK = "pspnet_lightning.models.PSPNet"  # what checkpoints of version 0.1 call it
-
-
-def nearest(key: str, known: Iterable[str]) -> str:
-    """A half-sentence that leads from a wrong key to the right one: the nearest, or all that there are."""
-    known = sorted(known)
-    close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
-    return f"did you mean {close[0]!r}?" if close else f"known are: {', '.join(known)}"
 
 
 def as_plain(node: Any) -> Any:
@@ -133,6 +120,9 @@ def _remedy(target: Callable[..., Any], node: Mapping[str, Any]) -> str:
 
 def build_source(node: Mapping[str, Any]) -> Source:
     """The function that opens the splits of a ``data`` node, a review of its labels and folds taken into account."""
+    from pspnet_lightning.data.folds import FoldSource
+    from pspnet_lightning.data.reviewed import ReviewedSource
+
     source: Source = construct({**split_data_node(node)[0], "_partial_": True}, "data")
     review = {key: as_plain(node).get(key) for key in REVIEW_KEYS}
     if any(value is not None for value in review.values()):
@@ -148,6 +138,9 @@ def build_source(node: Mapping[str, Any]) -> Source:
 
 def build_data(cfg: Any) -> SegmentationDataModule:
     """The data module of a training config; its transforms know the data set's mean and ignored value."""
+    from pspnet_lightning.data.transforms import EvalTransform
+    from pspnet_lightning.training.datamodule import SegmentationDataModule
+
     _, loader = split_data_node(cfg["data"])
     source = build_source(cfg["data"])
     spec: DataSpec = source("train").spec
@@ -159,6 +152,9 @@ def build_data(cfg: Any) -> SegmentationDataModule:
 
 def build_eval_data(node: Mapping[str, Any], trained: DataSpec, *, seed: int) -> SegmentationDataModule:
     """The data module of a ``data`` node for a checkpoint, whose spec is ``trained``: nothing is augmented."""
+    from pspnet_lightning.data.transforms import EvalTransform
+    from pspnet_lightning.training.datamodule import SegmentationDataModule
+
     plain = dict(as_plain(node))
     if "mean" in plain:
         # The checkpoint knows them; computing them again would need the training images.
@@ -179,6 +175,8 @@ def build_model(node: Mapping[str, Any], spec: DataSpec, *, pretrained: bool = T
     with what else it names (``models.build_pspnet``). ``model.pretrained`` may be false, true (ImageNet weights from
     torchvision) or a file's path; it is passed over with ``pretrained=False``, when a checkpoint's weights follow.
     """
+    from pspnet_lightning.models.pretrained import load_imagenet_weights
+
     plain = network_node(node)
     weights = as_plain(node).get("pretrained", False)
     known = {*plain, *inspect.signature(target_of(plain, "model")).parameters}
@@ -200,6 +198,9 @@ def _normalised_for(network: nn.Module, spec: DataSpec) -> DataSpec:
 
     ``data.mean``, where a user gives it, is not overruled; nor are images of other channels than the weights know.
     """
+    from pspnet_lightning.models.backbone import Normalised
+    from pspnet_lightning.models.pspnet import Composed
+
     backbone = network.backbone if isinstance(network, Composed) else network
     if not isinstance(backbone, Normalised) or len(backbone.mean) != len(spec.mean):
         return spec
@@ -229,7 +230,7 @@ def build_module(
     *,
     data: SegmentationDataModule | None = None,
     for_training: bool = True,
-    progress: Progress = silent,
+    progress: Progress | None = None,
 ) -> SegmentationModule:
     """The LightningModule of a training config.
 
@@ -237,13 +238,18 @@ def build_module(
     from its training split (``progress`` wraps that loop). ``for_training=False`` leaves out optimiser and
     pretrained weights.
     """
+    from pspnet_lightning.training.losses import class_weights_from_counts
+    from pspnet_lightning.training.module import SegmentationModule
+
     config = as_plain(cfg)
     loss = dict(config["loss"])
     aux_weight = loss.pop("aux_weight", 0.4)
     reduction = loss.pop("reduction", "global")
     method = loss.get("class_weights")
     if isinstance(method, str):
-        counts = data.class_counts(progress) if for_training and data is not None else None
+        counts = None
+        if for_training and data is not None:
+            counts = data.class_counts() if progress is None else data.class_counts(progress)
         loss["class_weights"] = None if counts is None else class_weights_from_counts(counts, method)
     network = build_model(config["model"], spec, pretrained=for_training)
     if for_training:

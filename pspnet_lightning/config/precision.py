@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 _FLOAT16 = ("16-mixed", "16", 16)
@@ -18,6 +16,8 @@ def settle_precision(cfg: DictConfig) -> None:
     if asked not in _FLOAT16 or not _on_cpu(OmegaConf.select(cfg, "trainer.accelerator")):
         return
     OmegaConf.update(cfg, "trainer.precision", "bf16-mixed")
+    from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
     rank_zero_only(print)(
         f"note: trainer.precision={asked} is for GPUs; on this CPU bf16-mixed runs, and is recorded", flush=True
     )
@@ -26,4 +26,6 @@ def settle_precision(cfg: DictConfig) -> None:
 def _on_cpu(accelerator: object) -> bool:
     if accelerator != "auto":
         return accelerator == "cpu"
+    import torch
+
     return not torch.cuda.is_available() and not torch.backends.mps.is_available()

@@ -17,9 +17,7 @@ from annotated_types import Ge, Interval, MinLen
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
-from pspnet_lightning.data.transforms import CropSize
-from pspnet_lightning.metrics.further import Further
-from pspnet_lightning.models.pyramid import Bins
+from pspnet_lightning.sizes import Bins, CropSize, Further
 
 
 class Kind(enum.Enum):

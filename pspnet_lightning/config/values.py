@@ -22,14 +22,8 @@ from typing_extensions import TypedDict
 
 from pspnet_lightning.config import schemas
 from pspnet_lightning.config.annotations import Values, Wrong, as_typed, check, parameters, values_of
-from pspnet_lightning.config.lightning_ranges import RANGES
 from pspnet_lightning.config.targets import find_object
-from pspnet_lightning.data.folds import FoldSource
-from pspnet_lightning.data.reviewed import ReviewedSource
-from pspnet_lightning.data.transforms import CropSize
-from pspnet_lightning.training.datamodule import SegmentationDataModule
-from pspnet_lightning.training.losses.terms import TERMS
-from pspnet_lightning.training.module import SegmentationModule
+from pspnet_lightning.sizes import CropSize
 
 _MISSING = "???"
 _NO_DEFAULT = inspect.Parameter.empty
@@ -99,24 +93,34 @@ def _of_keys(keys: type) -> dict[str, Values | None]:
     return {name: values_of(hint) for name, hint in typing.get_type_hints(keys, include_extras=True).items()}
 
 
-# The path of a node -> values of keys that the wiring takes out of it or gives another meaning.
-_WIRING: dict[str, dict[str, Values | None]] = {
-    "data": {
-        **_picked(SegmentationDataModule, "batch_size", "val_batch_size", "num_workers", "check", "overfit"),
-        **_picked(FoldSource, "fold", "group"),
-        **_picked(ReviewedSource, "exclude", "fix"),
-        **_of_keys(_Data),
-    },
-    "model": _of_keys(_Model),
-    "loss": {
-        **_picked(SegmentationModule, "aux_weight", "reduction"),
-        **_of_keys(_Loss),
-    },
-    "optimizer": _of_keys(_Factory),
-    "scheduler": _of_keys(_Factory),
-}
+@functools.cache
+def wiring() -> dict[str, dict[str, Values | None]]:
+    """The path of a node -> values of keys that the wiring takes out of it or gives another meaning."""
+    # Not above: a command without such a node imports neither Lightning nor training.
+    from pspnet_lightning.data.folds import FoldSource
+    from pspnet_lightning.data.reviewed import ReviewedSource
+    from pspnet_lightning.training.datamodule import SegmentationDataModule
+    from pspnet_lightning.training.module import SegmentationModule
+
+    return {
+        "data": {
+            **_picked(SegmentationDataModule, "batch_size", "val_batch_size", "num_workers", "check", "overfit"),
+            **_picked(FoldSource, "fold", "group"),
+            **_picked(ReviewedSource, "exclude", "fix"),
+            **_of_keys(_Data),
+        },
+        "model": _of_keys(_Model),
+        "loss": {
+            **_picked(SegmentationModule, "aux_weight", "reduction"),
+            **_of_keys(_Loss),
+        },
+        "optimizer": _of_keys(_Factory),
+        "scheduler": _of_keys(_Factory),
+    }
+
+
 _HYDRA = _of_keys(_Hydra)
-_WEIGHT = values_of(Annotated[float, Ge(0)])
+WEIGHT = values_of(Annotated[float, Ge(0)])
 
 
 class Place(NamedTuple):
@@ -236,18 +240,20 @@ def _of_schema(plain: Any, schema: type, prefix: str) -> Iterator[Place]:
 
 
 def _of_node(node: Mapping[str, Any], where: str, target: Callable[..., Any] | None) -> Iterator[Place]:
-    known = {} if target is None else _known(target)
-    wiring = {**_HYDRA, **_WIRING.get(where, {})}
+    parameters_of = {} if target is None else known(target)
+    wired = {**_HYDRA, **wiring().get(where, {})}
     for key, value in node.items():
-        values, default = (wiring[key], _NO_DEFAULT) if key in wiring else known.get(key, (None, _NO_DEFAULT))
+        values, default = (wired[key], _NO_DEFAULT) if key in wired else parameters_of.get(key, (None, _NO_DEFAULT))
         if isinstance(value, Mapping) and "_target_" in value:
             yield from _of_node(value, f"{where}.{key}", target_of(value, f"{where}.{key}"))
             continue
         yield Place(f"{where}.{key}", value, values, default)
         if (where, key) == ("loss", "terms") and isinstance(value, Mapping):
+            from pspnet_lightning.training.losses.terms import TERMS
+
             for name, options in value.items():
                 known_of_term = (
-                    {**_known(typing.cast(Callable[..., Any], TERMS[name])), "weight": (_WEIGHT, _NO_DEFAULT)}
+                    {**known(typing.cast(Callable[..., Any], TERMS[name])), "weight": (WEIGHT, _NO_DEFAULT)}
                     if name in TERMS
                     else {}
                 )
@@ -256,13 +262,15 @@ def _of_node(node: Mapping[str, Any], where: str, target: Callable[..., Any] | N
 
 
 @functools.cache
-def _known(target: Callable[..., Any]) -> dict[str, tuple[Values | None, Any]]:
+def known(target: Callable[..., Any]) -> dict[str, tuple[Values | None, Any]]:
     """What each parameter takes, and its default."""
-    known = parameters(target)
+    from pspnet_lightning.config.lightning_ranges import RANGES
+
+    named = parameters(target)
     for kind in reversed(inspect.getmro(target)) if inspect.isclass(target) else ():
         ranges = typing.get_type_hints(RANGES[kind], include_extras=True) if kind in RANGES else {}
-        for name in ranges.keys() & known.keys():
+        for name in ranges.keys() & named.keys():
             # A subclass may have said more itself.
-            if typing.get_origin(known[name][0]) is not Annotated:
-                known[name] = ranges[name], _NO_DEFAULT
-    return {name: (values_of(annotation), default) for name, (annotation, default) in known.items()}
+            if typing.get_origin(named[name][0]) is not Annotated:
+                named[name] = ranges[name], _NO_DEFAULT
+    return {name: (values_of(annotation), default) for name, (annotation, default) in named.items()}

@@ -17,10 +17,9 @@ from annotated_types import Gt, Interval, Len
 
 from pspnet_lightning.data.colour import ColourJitter, JitterStrengths, erase
 from pspnet_lightning.data.mixing import Mixer
+from pspnet_lightning.sizes import CropSize
 
 Canvas = tuple[slice, slice]  # rows and columns
-Pixels = Annotated[int, Interval(ge=1, le=32767)]  # OpenCV's largest
-CropSize = Pixels | Annotated[Sequence[Pixels], Len(2, 2)]  # a square's side, or height and width
 Probability = Annotated[float, Interval(ge=0, le=1)]
 
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Self
+from typing import Any, Self, overload
 
 import lightning as L
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pspnet_lightning.data.description import image_reader
 from pspnet_lightning.inference import SlidingWindow, predict_probabilities
 from pspnet_lightning.inference.ensemble import Ensemble
 from pspnet_lightning.inference.finite import require_finite
+from pspnet_lightning.inference.given import Given, Several, as_image
 from pspnet_lightning.models import exchange_convolutions, prepare_for_inference
 from pspnet_lightning.models.normalized import normalized
 
@@ -41,6 +43,8 @@ class SegmentationNetwork(L.LightningModule):
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.model = (exchange_convolutions(model) if fast else model).to(memory_format=self.memory_format)
         self._answers_low_logits = "upsample" in inspect.signature(model.forward).parameters
+        # How files are read as the network was trained on them; a checkpoint's config may choose bands.
+        self.reader = image_reader(len(mean), None)
         # Not part of the state dict: they come from the data set's spec, which the checkpoint holds too.
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
@@ -72,13 +76,26 @@ class SegmentationNetwork(L.LightningModule):
         self._answers_low_logits = False
         return self
 
-    @torch.inference_mode()
-    def predict(self, image: np.ndarray, protocol: SlidingWindow | None = None) -> np.ndarray:
-        """The label map uint8 (H, W) of one image (H, W, C) in its file's own units, at its own size.
+    @overload
+    def predict(self, image: Given, protocol: SlidingWindow | None = None) -> np.ndarray: ...
 
-        uint8, or any number type for networks trained on such images. ``protocol`` says how; None: the whole image in
-        one pass. Raises ValueError for another shape, and where the answer holds values that are no finite numbers.
+    @overload
+    def predict(self, image: Several, protocol: SlidingWindow | None = None) -> list[np.ndarray]: ...
+
+    def predict(self, image: Given | Several, protocol: SlidingWindow | None = None) -> Any:
+        """The label map uint8 (H, W) of an image at its own size; of a list of images a list.
+
+        ``image``: a path, an array (H, W, C), a Pillow image or a tensor (C, H, W), in its file's own units, see
+        ``given.as_image``: uint8 for networks of photographs. ``protocol`` says how; None: the whole image in one
+        pass. Raises ValueError for what would be misread, and where the answer holds values that are no finite
+        numbers.
         """
+        if isinstance(image, list | tuple):
+            return [self._predict(one, protocol) for one in image]
+        return self._predict(image, protocol)
+
+    @torch.inference_mode()
+    def _predict(self, image: Given, protocol: SlidingWindow | None) -> np.ndarray:
         pixels = torch.from_numpy(np.ascontiguousarray(self._checked(image))).permute(2, 0, 1).to(self.device)
         with self._in_eval_mode():
             if protocol is None or protocol.is_one_pass:
@@ -88,7 +105,7 @@ class SegmentationNetwork(L.LightningModule):
         return labels.to(torch.uint8).cpu().numpy()
 
     @torch.inference_mode()
-    def predict_probabilities(self, image: np.ndarray, protocol: SlidingWindow | None = None) -> np.ndarray:
+    def predict_probabilities(self, image: Given, protocol: SlidingWindow | None = None) -> np.ndarray:
         """Class probabilities float32 (K, H, W) of one image; see ``predict``."""
         pixels = torch.from_numpy(np.ascontiguousarray(self._checked(image))).permute(2, 0, 1)
         with self._in_eval_mode():
@@ -122,11 +139,8 @@ class SegmentationNetwork(L.LightningModule):
             self.model, image.permute(1, 2, 0), protocol, mean=mean, std=std, device=self.device
         )
 
-    def _checked(self, image: np.ndarray) -> np.ndarray:
-        channels = self.get_buffer("mean").shape[1]
-        if image.ndim != 3 or image.shape[2] != channels:
-            raise ValueError(f"image of shape {image.shape}: expected (H, W, {channels})")
-        return image if image.dtype == np.uint8 else image.astype(np.float32)
+    def _checked(self, image: Given) -> np.ndarray:
+        return as_image(image, self.get_buffer("mean").shape[1], self.reader)
 
     @contextmanager
     def _in_eval_mode(self) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import re
@@ -10,35 +11,36 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import hydra
-import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, OverrideParseException
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pspnet_lightning.config import CONFIG_DIR, nearest
+from pspnet_lightning.config.help import groups_of, options_of
 from pspnet_lightning.config.schemas import HYDRA, register_schemas, top_level_keys
 from pspnet_lightning.disk import DISK_FULL
 from pspnet_lightning.launch.user_folder import open_user_folder
-from pspnet_lightning.runs.preempted import Preempted
 from pspnet_lightning.terminal import animated
 
-# What a user can cause and mend. Anything else is a defect of ours and keeps its stack trace.
-USER_ERRORS = (
-    ValueError,
-    OSError,
-    MisconfigurationException,
-    HydraException,
-    OmegaConfBaseException,
-)
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+
+def user_errors() -> tuple[type[BaseException], ...]:
+    """What a user can cause and mend. Anything else is a defect of ours and keeps its stack trace."""
+    # Lightning's own can only have been raised where it is imported.
+    lightning = sys.modules.get("lightning.fabric.utilities.exceptions")
+    own = () if lightning is None else (lightning.MisconfigurationException,)
+    return (ValueError, OSError, HydraException, OmegaConfBaseException, *own)
 
 
 NOTHING_KEPT = "nothing is kept, the same command begins anew"
@@ -54,6 +56,8 @@ def keeping(what: str | Callable[[], str]) -> None:
 @contextmanager
 def interruptible() -> Iterator[None]:
     """Lets Ctrl-C through: Lightning makes exit code 1 of it, and ignores it from then on."""
+    from pspnet_lightning.runs.preempted import Preempted
+
     try:
         yield
     except SystemExit as stop:
@@ -76,9 +80,20 @@ def run(config_name: str, task: Callable[[DictConfig], Any]) -> None:
     open_user_folder()
     quiet()
     sys.argv[1:] = [in_quotes(word) for word in sys.argv[1:]]
+
+    @functools.wraps(task)
+    def guarded(cfg: DictConfig) -> Any:
+        # Through Hydra an error would be said twice; of the jobs of a sweep their own wiring tells.
+        try:
+            return task(cfg)
+        except user_errors() as error:
+            if full or HydraConfig.get().mode == RunMode.MULTIRUN:
+                raise
+            fail(message_of(error, config_name))
+
     try:
-        hydra.main(**HYDRA, config_path=str(CONFIG_DIR), config_name=config_name)(task)()
-    except USER_ERRORS as error:
+        hydra.main(**HYDRA, config_path=str(CONFIG_DIR), config_name=config_name)(guarded)()
+    except user_errors() as error:
         if full:
             raise
         fail(message_of(error, config_name))
@@ -121,21 +136,27 @@ def message_of(error: BaseException, config_name: str = "train") -> str:
     text = str(error).strip()
     if match := re.search(r"Could not override '([^']+)'", text):
         key = match[1]
-        return f"{key}: there is no such key in the configuration; {nearest(key, _known_keys(config_name))}"
+        hint = nearest(key, _known_keys(config_name))
+        shown = hint if hint.startswith("did you") else "--help lists all keys"  # hundreds
+        return f"{key}: there is no such key in the configuration; {shown}"
     if match := re.search(r"No supported (gpu) backend|`(CUDA|MPS)Accelerator` can not run", text):
         name = (match[1] or match[2]).lower()
         return (
-            f"trainer.accelerator={name}: this machine has no such device that torch {torch.__version__} can use; "
+            f"trainer.accelerator={name}: this machine has no such device that torch {version('torch')} can use; "
             f"trainer=cpu takes its processor"
         )
     if match := re.search(r"Key '([^']+)' not in '(\w+Config)'", text):
         known = top_level_keys(config_name)
         return f"{match[1]}: there is no such key at the top of {config_name}.yaml; {nearest(match[1], known)}"
+    if isinstance(error, OverrideParseException) and "=" not in error.override:
+        return f"{error.override}: a setting is written KEY=VALUE, a choice GROUP=OPTION; --help lists them"
     if isinstance(error, OverrideParseException):
         return (
             f"{error.override}: this cannot be read. A value with brackets, commas, colons or = in it is quoted twice: "
             f"'key=\"value\"'"
         )
+    if match := re.search(r"You must specify '([\w/]+)'", text):
+        return f"{match[1]} is required: give {match[1]}=OPTION, one of {', '.join(options_of(match[1]))}"
     if match := re.search(r"Missing mandatory value: (\S+)", text):
         return f"{match[1]} is required: give {match[1]}=... on the command line"
     if match := re.search(
@@ -150,7 +171,7 @@ def message_of(error: BaseException, config_name: str = "train") -> str:
         tail = re.split(r"\n(?:\w+\.)*\w*(?:Error|Exception): ", text)
         return tail[-1].strip()
     if isinstance(error, HydraException) and error.__cause__ is not None:
-        if isinstance(error.__cause__, USER_ERRORS):
+        if isinstance(error.__cause__, user_errors()):
             return message_of(error.__cause__, config_name)
         target = re.search(r"Error in call to target '(?:\w+\.)*(\w+)'", text)
         return f"{target[1] if target else text}: {error.__cause__}"
@@ -168,11 +189,11 @@ def message_of(error: BaseException, config_name: str = "train") -> str:
 
 
 def _options(group: str, told: str) -> set[str]:
-    """What a group has to choose from, out of Hydra's message and, for what lies in folders of ours, from there."""
+    """What a group has to choose from: of ours the options, and out of Hydra's message what lies in other folders."""
     folder = CONFIG_DIR / group
     ours = {path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml")}
     # After the options Hydra shows its search path.
-    return ours | set(told.partition("Config search path")[0].split())
+    return set(options_of(group)) | (set(told.partition("Config search path")[0].split()) - ours)
 
 
 def relative(path: str | Path) -> str:
@@ -195,6 +216,9 @@ def _tracked(items: Iterable[Any], text: str, total: int) -> Iterator[Any]:
 
 def bar() -> Progress:
     """What is done, of how many, and the time left, on standard error; gone when it is over."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     # What is printed meanwhile stays where it was sent: standard output may be a file.
     return Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=sys.stdout.isatty())
@@ -209,7 +233,7 @@ def _known_keys(config_name: str) -> list[str]:
             cfg = compose(config_name, overrides=choices)
         except Exception:
             cfg = compose(config_name)
-    return _dotted(OmegaConf.to_container(cfg, resolve=False))
+    return groups_of(config_name) + _dotted(OmegaConf.to_container(cfg, resolve=False))
 
 
 def _dotted(node: Any, prefix: str = "") -> list[str]:
@@ -231,6 +255,7 @@ def quiet() -> None:
         r".*LeafSpec.*",
         r".*isinstance\(treespec.*",
         r".*Experiment logs directory .* exists.*",
+        r".*but have no logger configured.*",  # logger=none, which debug=fdr takes
     ):
         warnings.filterwarnings("ignore", message=message)
     # Devices found, checkpoints restored, tips: the screen belongs to the run. Warnings are still shown.

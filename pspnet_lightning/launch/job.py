@@ -23,7 +23,7 @@ from omegaconf import DictConfig, ListConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from pspnet_lightning.launch import group
-from pspnet_lightning.launch.app import USER_ERRORS
+from pspnet_lightning.launch.app import user_errors
 from pspnet_lightning.launch.exchange import Exchange
 from pspnet_lightning.launch.group import Meeting
 from pspnet_lightning.launch.outside import Gathering, OutsideJob
@@ -214,7 +214,7 @@ class JobRanks:
         try:
             if kind is None:
                 self._wait()
-            elif isinstance(error, Exception) and not isinstance(error, USER_ERRORS):
+            elif isinstance(error, Exception) and not isinstance(error, user_errors()):
                 self._raise_first_failure(error)
         finally:
             self._over.set()

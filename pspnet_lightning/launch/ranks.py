@@ -36,7 +36,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from pspnet_lightning.callbacks.preemption import Preempted
-from pspnet_lightning.launch.app import USER_ERRORS, fail, message_of, quiet, run
+from pspnet_lightning.launch.app import fail, message_of, quiet, run, user_errors
 from pspnet_lightning.launch.exchange import Exchange
 from pspnet_lightning.launch.group import Meeting
 from pspnet_lightning.launch.job import GRACE, Handed, standing
@@ -168,12 +168,12 @@ def _set_hydra_config(node: Mapping[str, Any]) -> None:
 
 
 def _report(handed: Handed, rank: int, error: BaseException) -> None:
-    text = f"rank {rank}: {message_of(error)}" if isinstance(error, USER_ERRORS) else f"rank {rank}: {error!r}"
+    text = f"rank {rank}: {message_of(error)}" if isinstance(error, user_errors()) else f"rank {rank}: {error!r}"
     try:
         first = handed.leader.fail(text)
     except RuntimeError:
         return  # rank 0 is gone: this was a consequence
     # Where a peer has gone, the trace is of no use: rank 0 says who.
-    ours = not isinstance(error, USER_ERRORS) and not re.search("Connection (closed|reset) by peer", str(error))
+    ours = not isinstance(error, user_errors()) and not re.search("Connection (closed|reset) by peer", str(error))
     if first and (os.environ.get("PSPNET_FULL_ERROR") == "1" or ours):
         traceback.print_exc()

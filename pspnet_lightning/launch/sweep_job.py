@@ -19,7 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from pspnet_lightning.config import as_plain
-from pspnet_lightning.launch.app import USER_ERRORS, message_of, quiet, relative
+from pspnet_lightning.launch.app import message_of, quiet, relative, user_errors
 from pspnet_lightning.launch.locks import locked
 from pspnet_lightning.runs import Job, read_job
 from pspnet_lightning.runs.jobs import read_json
@@ -144,8 +144,8 @@ def _flat(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
 
 
 def _tell(job: str, error: Exception, folder: Path | None) -> None:
-    text = message_of(error) if isinstance(error, USER_ERRORS) else repr(error)
-    if not isinstance(error, USER_ERRORS) or os.environ.get("PSPNET_FULL_ERROR") == "1":
+    text = message_of(error) if isinstance(error, user_errors()) else repr(error)
+    if not isinstance(error, user_errors()) or os.environ.get("PSPNET_FULL_ERROR") == "1":
         # A defect of ours, or asked for.
         trace = "".join(traceback.format_exception(error))
         if folder is None:

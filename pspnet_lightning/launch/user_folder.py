@@ -26,4 +26,5 @@ def open_user_folder() -> None:
     """Puts the working folder last on Python's path, so that it hides no module, and makes its configs known."""
     if not {"", os.getcwd()} & {*sys.path}:
         sys.path.append(os.getcwd())
-    Plugins.instance().register(UserConfigs)
+    if UserConfigs not in Plugins.instance().discover(SearchPathPlugin):
+        Plugins.instance().register(UserConfigs)

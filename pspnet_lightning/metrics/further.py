@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 from pspnet_lightning.metrics.boundary import BoundaryScores
 from pspnet_lightning.metrics.calibration import CalibrationScores
 from pspnet_lightning.metrics.image_score import ImageScore
 from pspnet_lightning.metrics.ranking import RankingScores
 from pspnet_lightning.metrics.surface import SurfaceScores
-
-Further = Literal["boundary", "surface", "calibration", "auc"]
+from pspnet_lightning.sizes import Further
 
 
 def further_scores(

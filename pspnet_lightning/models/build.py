@@ -12,11 +12,12 @@ from annotated_types import Interval
 from pspnet_lightning.models.aspp import ASPPHead
 from pspnet_lightning.models.fcn import FCNHead
 from pspnet_lightning.models.pspnet import PSPNet
-from pspnet_lightning.models.pyramid import Bins, PyramidHead
+from pspnet_lightning.models.pyramid import PyramidHead
 from pspnet_lightning.models.resnet import ResNet
 from pspnet_lightning.models.seams import make, names_taken
 from pspnet_lightning.models.timm_backbone import TimmBackbone
 from pspnet_lightning.models.uper import UPerHead
+from pspnet_lightning.sizes import Bins
 
 Channels = Annotated[int, Interval(ge=1, le=8192)]
 HEADS: dict[str, Callable[..., Any]] = {

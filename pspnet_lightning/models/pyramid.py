@@ -14,11 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import ceil
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from annotated_types import Interval, Predicate
 from torch import Tensor, nn
 
 from pspnet_lightning.models.abilities import demand
@@ -26,19 +25,10 @@ from pspnet_lightning.models.fusion import FUSIONS, Fusion, LinearFusion, Separa
 from pspnet_lightning.models.portable import PortableHead, PortablePyramid
 from pspnet_lightning.models.resnet import conv3x3, one_of
 from pspnet_lightning.models.seams import make
+from pspnet_lightning.sizes import distinct
 
 POOLINGS = ("average", "max")
 EXECUTIONS = ("exact", "concat")
-
-
-def distinct(values: Sequence[int]) -> bool:
-    """No two alike."""
-    return len(set(values)) == len(values)
-
-
-Bins = Annotated[
-    Sequence[Annotated[int, Interval(ge=1, le=512)]], Predicate(distinct)
-]  # the pyramid's grid sizes; empty: no pyramid
 
 
 class PyramidPooling(nn.Module):

@@ -10,9 +10,12 @@ from typing import Any
 import torch
 
 from pspnet_lightning.config import build_module
+from pspnet_lightning.config.evaluation import trained_bands
 from pspnet_lightning.config.trusted import StoredConfig
 from pspnet_lightning.data import DataSpec
+from pspnet_lightning.data.description import image_reader
 from pspnet_lightning.export import read_weights
+from pspnet_lightning.inference.predictor import device_of
 from pspnet_lightning.models import fold_batchnorm
 from pspnet_lightning.models.weight_files import PickledObjectsError, read_weight_file
 from pspnet_lightning.runs.checkpoint_io import damage
@@ -48,14 +51,15 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def load(path: str | Path, *, trust: Iterable[str] = ()) -> SegmentationModule:
-    """The module that a checkpoint file holds, in eval mode on the CPU: model and spec come from the file alone.
+def load(path: str | Path, *, device: str = "cpu", trust: Iterable[str] = ()) -> SegmentationModule:
+    """The module that a checkpoint file holds, in eval mode on ``device``: model and spec come from the file alone.
 
+    ``device``: cpu, cuda, cuda:1, mps, or auto: the fastest there is; a ValueError where there is no such.
     Nothing of the file runs: its config may name what ``trusted.ALLOWED`` lists. ``trust=("mypackage",)`` adds the
     classes of a package of your own. Raises ValueError for a file that names anything else.
     """
     config, content = stored_config(path, trust)
-    return rebuild(config, content, path)
+    return rebuild(config, content, path).to(device_of(device))
 
 
 def stored_config(path: str | Path, trust: Iterable[str] = ()) -> tuple[StoredConfig, dict[str, Any]]:
@@ -97,6 +101,7 @@ def rebuild(
     if content.get("batchnorm_folded"):
         module.model = fold_batchnorm(module.model)
     load_weights(module, content["state_dict"], path)
+    module.reader = image_reader(len(module.spec.mean), trained_bands(config))
     return module.eval()
 
 
@@ -127,12 +132,6 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
     }
     _check_entries(content, path)
     return content
-
-
-def spec_of_module(module: SegmentationModule) -> DataSpec:
-    """The data set's spec that a loaded module was trained with."""
-    assert module.description is not None
-    return DataSpec.from_dict(module.description["spec"])
 
 
 def spec_of(content: dict[str, Any]) -> DataSpec:
