@@ -59,8 +59,8 @@ def test_a_module_from_one_file(module: SegmentationModule, tmp_path: Path) -> N
     assert answered.dtype == np.uint8
     assert (answered == module.predict(image)).all()
     assert module.training  # as it was before
-    with pytest.raises(ValueError, match=r"image of shape \(70, 91\): expected \(H, W, 3\)"):
-        loaded.predict(image[..., 0])
+    with pytest.raises(ValueError, match=r"image of shape \(70, 91, 2\): expected \(H, W, 3\)"):
+        loaded.predict(image[..., :2])
 
 
 def test_a_failed_write_leaves_the_earlier_file(

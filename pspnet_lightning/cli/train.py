@@ -7,7 +7,6 @@ import os
 import sys
 from functools import partial
 from pathlib import Path
-from typing import get_args
 
 import lightning as L
 import torch
@@ -44,18 +43,13 @@ from pspnet_lightning.launch.sweep import reported
 from pspnet_lightning.launch.sweep_job import run_job
 from pspnet_lightning.loggers.factories import finish, log_config, resume_from
 from pspnet_lightning.loggers.metrics_file import MetricsFile, RowsInCheckpoints
-from pspnet_lightning.metrics import Further
 from pspnet_lightning.runs.checkpoint import load_weights, read_checkpoint
-from pspnet_lightning.runs.fields import number_at
 from pspnet_lightning.runs.initial import begin_with
-from pspnet_lightning.runs.jobs import read_json
+from pspnet_lightning.runs.objective import is_scored, objective_value, require_objective
 from pspnet_lightning.runs.record import RunRecord, last_line
 from pspnet_lightning.training.batchnorm import SyncBatchNormOnGPUs
 from pspnet_lightning.training.datamodule import SegmentationDataModule, share_of_batch
 from pspnet_lightning.training.module import SegmentationModule
-
-# Begins an objective that is a number of the best checkpoint's results.json.
-_RESULTS = "results."
 
 
 def main() -> None:
@@ -137,7 +131,7 @@ def _train(cfg: DictConfig, folder: Path, record: RunRecord, job: JobRanks, pree
     callbacks.append(
         LambdaCallback(
             # A misspelt objective is not told after days of training.
-            on_validation_end=lambda trainer, _: _require_objective(trainer, cfg.objective),
+            on_validation_end=lambda trainer, _: require_objective(trainer, cfg.objective),
         )
     )
     loggers = [build(node, f"logger.{name}") for name, node in cfg.logger.items() if node]
@@ -175,9 +169,7 @@ def _train(cfg: DictConfig, folder: Path, record: RunRecord, job: JobRanks, pree
         raise
     finish(loggers)
     limit = limit_reached(trainer)
-    scored = cfg.objective in trainer.callback_metrics or (
-        _of_results(cfg.objective) and (folder / "results.json").is_file()
-    )
+    scored = is_scored(trainer, cfg.objective, folder)
     if limit is not None and not scored:
         record.stop()
         if record.write:
@@ -186,7 +178,7 @@ def _train(cfg: DictConfig, folder: Path, record: RunRecord, job: JobRanks, pree
             said = f"stopped by {limit} at step {trainer.global_step}, before the first validation: no score yet"
             print(f"{said}{kept}", flush=True)
         return math.nan
-    value = _objective(trainer, cfg)
+    value = objective_value(trainer, cfg.objective, folder)
     record.set_objective(cfg.objective, value)
     if cfg.repeats and record.write:
         print(compare_weights(Path(cfg.repeats), folder), flush=True)
@@ -277,42 +269,6 @@ def _best_checkpoint(trainer: L.Trainer) -> str | None:
         if getattr(callback, "monitor", None) and path and Path(path).is_file():
             return str(path)
     return None
-
-
-def _objective(trainer: L.Trainer, cfg: DictConfig) -> float:
-    name = cfg.objective
-    if cfg.trainer.fast_dev_run and name not in trainer.callback_metrics:
-        return float("nan")
-    if _of_results(name):
-        # Rank 0 writes them, and its value is the sweep's.
-        if not trainer.is_global_zero:
-            return float("nan")
-        value = number_at(read_json(_run_folder() / "results.json"), name.removeprefix(_RESULTS))
-    else:
-        _require_objective(trainer, name)
-        value = float(trainer.callback_metrics[name])
-    if not math.isfinite(value):
-        raise ValueError(
-            f"objective={name!r} is {value}: the run cannot be compared with others. An mIoU of nan has no class in "
-            f"the validation images"
-        )
-    return value
-
-
-def _require_objective(trainer: L.Trainer, name: str) -> None:
-    if _of_results(name):
-        top = name.removeprefix(_RESULTS).partition(".")[0]
-        asked = [score for each in trainer.callbacks for score in getattr(each, "metrics", ())]  # type: ignore[attr-defined]
-        if top in get_args(Further) and top not in asked:
-            raise ValueError(f"objective={name!r} is scored with callbacks.results.metrics=[{top}] only")
-    elif name not in trainer.callback_metrics:
-        raise ValueError(
-            f"objective={name!r} was not logged; logged are: {', '.join(sorted(trainer.callback_metrics))}"
-        )
-
-
-def _of_results(name: str) -> bool:
-    return name.startswith(_RESULTS)
 
 
 if __name__ == "__main__":

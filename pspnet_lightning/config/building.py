@@ -124,8 +124,8 @@ def build_source(node: Mapping[str, Any]) -> Source:
     from pspnet_lightning.data.reviewed import ReviewedSource
 
     source: Source = construct({**split_data_node(node)[0], "_partial_": True}, "data")
-    review = {key: as_plain(node).get(key) for key in REVIEW_KEYS}
-    if any(value is not None for value in review.values()):
+    review = {key: str(value) for key in REVIEW_KEYS if (value := as_plain(node).get(key)) is not None}
+    if review:
         source = ReviewedSource(source, **review)
     folds, fold, group = (as_plain(node).get(key) for key in FOLD_KEYS)
     if folds:

@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from pspnet_lightning.config import as_plain
+from pspnet_lightning.config.trusted import StoredConfig
 from pspnet_lightning.data import DataSpec
 from pspnet_lightning.data.transforms import as_size
 from pspnet_lightning.inference import SlidingWindow
@@ -67,10 +68,9 @@ def trained_crop(config: Mapping[str, Any]) -> tuple[int, int]:
     raise ValueError("the checkpoint's config has no data.crop_size; give evaluation.crop_size=...")
 
 
-def trained_bands(config: Mapping[str, Any]) -> list[int] | None:
+def trained_bands(config: StoredConfig) -> list[int] | None:
     """The bands of a file that a checkpoint was trained with, None for all of them."""
-    bands = (config.get("data") or {}).get("bands")
-    return bands if isinstance(bands, list) else None  # of Potsdam the key names a set of files
+    return config.whole_numbers("data", "bands")  # of Potsdam the key names a set of files
 
 
 def protocol_text(protocol: SlidingWindow) -> str:

@@ -209,7 +209,7 @@ def _readable(path: Path) -> int:
 @contextmanager
 def _opening(path: Path) -> Iterator[None]:
     try:
-        found = path.stat()
+        found = os.stat(path)
         # A folder of strangers may hold a pipe, which never answers, or a link to a device, which never ends.
         if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
             raise ValueError(f"{str(path)!r} is a pipe or a device, not an ordinary file; remove it")

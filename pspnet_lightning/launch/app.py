@@ -11,7 +11,6 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -140,9 +139,11 @@ def message_of(error: BaseException, config_name: str = "train") -> str:
         shown = hint if hint.startswith("did you") else "--help lists all keys"  # hundreds
         return f"{key}: there is no such key in the configuration; {shown}"
     if match := re.search(r"No supported (gpu) backend|`(CUDA|MPS)Accelerator` can not run", text):
+        import torch  # which has said so; its version names what it was built for
+
         name = (match[1] or match[2]).lower()
         return (
-            f"trainer.accelerator={name}: this machine has no such device that torch {version('torch')} can use; "
+            f"trainer.accelerator={name}: this machine has no such device that torch {torch.__version__} can use; "
             f"trainer=cpu takes its processor"
         )
     if match := re.search(r"Key '([^']+)' not in '(\w+Config)'", text):

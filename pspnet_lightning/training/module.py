@@ -7,24 +7,20 @@ import zlib
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, NamedTuple, TypedDict
 
-import numpy as np
 import torch
-from annotated_types import Ge, Interval
+from annotated_types import Ge
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from pspnet_lightning.data.specs import Colour, DataSpec
 from pspnet_lightning.inference import SlidingWindow
 from pspnet_lightning.inference.finite import REMEDY, NotFinite, require_finite
-from pspnet_lightning.inference.given import Given
-from pspnet_lightning.inference.network import SegmentationNetwork
 from pspnet_lightning.metrics import ConfusionMatrix, SegmentationScores, scores
 from pspnet_lightning.models.upsampling import LowLogits
 from pspnet_lightning.training.losses import REDUCTIONS, ValidationLoss, segmentation_loss
 from pspnet_lightning.training.losses.criterion import SumsOverPixels
-from pspnet_lightning.visualize.sheets import as_rgb, overlay
+from pspnet_lightning.training.named import NamedNetwork
 
 OptimizerFactory = Callable[[nn.Module], Optimizer]
 SchedulerFactory = Callable[..., LRScheduler]
@@ -53,7 +49,7 @@ def step_seed(seed: int, batch_number: int, rank: int) -> int:
     return zlib.crc32(f"{seed}/{batch_number}/{rank}".encode())
 
 
-class SegmentationModule(SegmentationNetwork):
+class SegmentationModule(NamedNetwork):
     """Trains and validates a scene-parsing network.
 
     ``model(x)`` answers logits (N, K, H, W) in eval mode and ``(logits, aux_logits)`` in training
@@ -106,38 +102,6 @@ class SegmentationModule(SegmentationNetwork):
         self.protocol: SlidingWindow | None = None
         # Whether they answer probabilities too.
         self.with_probabilities = False
-
-    @property
-    def spec(self) -> DataSpec:
-        """The data set that it was trained on. Raises ValueError for a module that was made without a description."""
-        if self.description is None:
-            raise ValueError("this module was made without description=: it knows no names and colours of its classes")
-        return DataSpec.from_dict(self.description["spec"])
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The names of the classes, in the order of the labels that ``predict`` answers."""
-        return self.spec.classes
-
-    @property
-    def palette(self) -> tuple[Colour, ...]:
-        """The colour (red, green, blue) of each class, 0..255."""
-        return self.spec.palette
-
-    def overlay(
-        self, image: Given, labels: np.ndarray, opacity: Annotated[float, Interval(ge=0, le=1)] = 0.5
-    ) -> np.ndarray:
-        """The classes' colours over an image, uint8 (H, W, 3), without a legend.
-
-        ``image`` is what ``predict`` takes, ``labels`` (H, W) what it answers. Raises ValueError where their sizes
-        differ.
-        """
-        picture = as_rgb(self._checked(image))
-        if labels.shape != picture.shape[:2]:
-            raise ValueError(
-                f"labels of shape {labels.shape} for an image of {picture.shape[:2]}: (H, W) must be alike"
-            )
-        return overlay(picture, labels, self.palette, opacity)
 
     def compile_training(self) -> None:
         """Has training steps run the network by ``torch.compile``; the first of them takes minutes.

@@ -203,7 +203,9 @@ def test_typos_in_an_experiment_file(command: Run, tmp_path: Path, content: str,
 def test_more_devices_than_there_are(command: Run) -> None:
     said = failed(
         command(
-            "train", *[w for w in SCENES if "accelerator" not in w], "trainer.accelerator=gpu", "trainer.devices=64"
+            "train",
+            *[w for w in SCENES if "accelerator" not in w],
+            *("data.batch_size=64", "trainer.accelerator=gpu", "trainer.devices=64"),
         )
     )
     assert re.search(r"(?i)gpu|cuda", said)
