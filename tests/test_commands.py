@@ -275,6 +275,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         label = blocks([0, 1], number)
         save(picture(label), folder / "sets" / "folder" / "images" / f"{number}.png")
         save(label, folder / "sets" / "folder" / "masks" / f"{number}.png")
+        save(label, folder / "sets" / "folder" / "manual" / f"{number}_1stHO.png")
     shutil.copytree(folder / "sets" / "folder", folder / "sets" / "list")
     lines = [f"images/{number}.png masks/{number}.png\n" for number in range(10)]
     (folder / "sets" / "list" / "train.txt").write_text("".join(lines[:8]))

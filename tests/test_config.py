@@ -22,6 +22,7 @@ from pspnet_lightning.config import (
 )
 from pspnet_lightning.config.evaluation import build_protocol
 from pspnet_lightning.config.schemas import HYDRA, register_schemas
+from pspnet_lightning.config.trusted import StoredConfig
 from pspnet_lightning.data import DataSpec, default_palette
 from pspnet_lightning.inference import SlidingWindow
 
@@ -95,7 +96,7 @@ def test_every_protocol_composes_and_builds(name: str) -> None:
     register_schemas()
     with initialize_config_dir(str(CONFIG_DIR), **HYDRA):
         cfg = compose("evaluate", overrides=["checkpoint=x", f"evaluation={name}"])
-    trained = as_plain(composed("data=voc2012", "data.root=x"))
+    trained = StoredConfig(as_plain(composed("data=voc2012", "data.root=x")), "a.ckpt")
     protocol = build_protocol(cfg.evaluation, trained, "voc2012")
     assert (
         protocol.to_dict()

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig
 
@@ -20,7 +18,7 @@ from pspnet_lightning.metrics import Further, ImageScore, further_scores
 OFFICIAL_BASE_SIZE = {"ade20k": 512, "voc2012": 512, "cityscapes": 2048}
 
 
-def build_protocol(node: DictConfig, config: Mapping[str, Any], data_name: str) -> SlidingWindow:
+def build_protocol(node: DictConfig, config: StoredConfig, data_name: str) -> SlidingWindow:
     """The protocol of an ``evaluation`` node for a checkpoint that was trained with ``config``.
 
     ``crop_size``: checkpoint, whole, a number or [height, width]. ``base_size``: official, null or a number. Raises
@@ -59,12 +57,11 @@ def build_scores(node: DictConfig, spec: DataSpec, images: int) -> list[ImageSco
     )
 
 
-def trained_crop(config: Mapping[str, Any]) -> tuple[int, int]:
+def trained_crop(config: StoredConfig) -> tuple[int, int]:
     """The crop that a checkpoint was trained with. Raises ValueError where its config has none."""
     for key in ("augment", "data"):
-        size = (config.get(key) or {}).get("crop_size")
-        if size is not None:
-            return as_size(size)
+        if size := config.whole_numbers(key, "crop_size"):
+            return as_size(size if len(size) > 1 else size[0])
     raise ValueError("the checkpoint's config has no data.crop_size; give evaluation.crop_size=...")
 
 

@@ -119,12 +119,13 @@ class StoredConfig(Mapping[str, Any]):
         return len(self._content)
 
     def whole_numbers(self, node: str, key: str) -> list[int] | None:
-        """A list of whole numbers that a node holds, None where there is none: data, whoever builds the node."""
+        """The whole number or numbers that a node holds, None where there are none: data, whoever builds the node."""
         content = self._content.get(node)
         found = content.get(key) if isinstance(content, Mapping) else None
-        if not isinstance(found, list) or not all(type(value) is int and value >= 0 for value in found):
+        numbers = found if isinstance(found, list) else [found]
+        if not all(type(value) is int and value >= 0 for value in numbers):
             return None
-        return list(found)
+        return list(numbers)
 
     def node(self, key: str) -> dict[str, Any]:
         """The node of a key. Raises ValueError where there is none."""
